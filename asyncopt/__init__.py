@@ -1,0 +1,44 @@
+"""Asynchronous, high-throughput optimization by large language models."""
+
+from asyncopt.cache import Cache, MemoryCache, SqliteCache
+from asyncopt.engine import Engine, Model
+from asyncopt.errors import AsyncoptError, BudgetExhausted, CallFailed, ConfigError
+from asyncopt.evaluate import Evaluation, evaluate
+from asyncopt.limits.budget import Budget
+from asyncopt.optimizers import OPRO, RandomSearch
+from asyncopt.result import Result
+from asyncopt.study import Study
+from asyncopt.tasks.task import Example, Task
+from asyncopt.values import Completion, Fault, Generate, Message, Price, Priority, Quota, Sampling, Usage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "OPRO",
+    "AsyncoptError",
+    "Budget",
+    "BudgetExhausted",
+    "Cache",
+    "CallFailed",
+    "Completion",
+    "ConfigError",
+    "Engine",
+    "Evaluation",
+    "Example",
+    "Fault",
+    "Generate",
+    "MemoryCache",
+    "Message",
+    "Model",
+    "Price",
+    "Priority",
+    "Quota",
+    "RandomSearch",
+    "Result",
+    "Sampling",
+    "SqliteCache",
+    "Study",
+    "Task",
+    "Usage",
+    "evaluate",
+]

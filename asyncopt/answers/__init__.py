@@ -1,0 +1,5 @@
+"""Reading the answer out of a model's text and comparing it with the right one."""
+
+from asyncopt.answers.strict import Kind, grade
+
+__all__ = ["Kind", "grade"]

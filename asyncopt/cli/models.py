@@ -1,0 +1,92 @@
+"""Models as the command line names them: checked before anything is started, then opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from asyncopt.config import Config, ModelConfig
+from asyncopt.endpoints.http import HttpEndpoint, stated_identity
+from asyncopt.engine import OPENAI_URL, Engine, Model
+from asyncopt.errors import ConfigError
+from asyncopt.local import KEEPALIVE_SECONDS, LocalServer, is_local
+from asyncopt.values import Price
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+def roles(config: Config) -> dict[str, ModelConfig]:
+    """The models that this run has, by their role."""
+    named = {"scorer": config.models.scorer, "proposer": config.models.proposer}
+    return {role: wanted for role, wanted in named.items() if wanted is not None}
+
+
+def check_model(wanted: ModelConfig) -> None:
+    """Raise :class:`ConfigError` for a model that cannot be called, before anything is started."""
+    if is_local(wanted.model):
+        if wanted.model != "local" and not Path(wanted.model).is_file():
+            raise ConfigError(f"there is no model file {wanted.model}; give the path of a GGUF file, or say local")
+        return
+    if wanted.base_url is None and not wanted.model.startswith("openai/"):
+        raise ConfigError(
+            f"nothing is known of the model {wanted.model!r}; say local, openai/NAME, or give its --base-url"
+        )
+    HttpEndpoint(wanted.base_url or OPENAI_URL, key_of(wanted))
+
+
+def key_of(wanted: ModelConfig) -> str | None:
+    """The API key in the environment; None where a server of the user's own needs none."""
+    name = wanted.api_key_env or KEY_VARIABLE
+    key = os.environ.get(name)
+    if not key and (wanted.base_url is None or wanted.api_key_env is not None):
+        raise ConfigError(
+            f"{wanted.model} needs an API key; set the environment variable {name}, or use the embedded model (local)"
+        )
+    return key or None
+
+
+async def start_local_servers(
+    config: Config, stack: AsyncExitStack, log: Path, progress: Callable[[str], None]
+) -> dict[str, LocalServer]:
+    """The embedded models that this run needs, each served once; they end with the stack."""
+    servers: dict[str, LocalServer] = {}
+    for wanted in roles(config).values():
+        if is_local(wanted.model) and wanted.model not in servers:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            server = LocalServer(wanted.model, threads=wanted.threads, log=log, progress=progress)
+            servers[wanted.model] = await stack.enter_async_context(server)
+    return servers
+
+
+async def open_models(config: Config, engine: Engine, servers: Mapping[str, LocalServer]) -> dict[str, Model]:
+    """The models by role."""
+    endpoints = {name: _local_endpoint(server) for name, server in servers.items()}
+    models = {}
+    for role, wanted in roles(config).items():
+        quota, price = wanted.quota, wanted.price
+        if wanted.model in servers:
+            endpoint = endpoints[wanted.model]
+            quota = replace(quota, concurrency=quota.concurrency or servers[wanted.model].slots)
+            price = price or Price()
+        else:
+            endpoint = await _remote_endpoint(wanted)
+        models[role] = engine.model(wanted.model, endpoint=endpoint, quota=quota, price=price, timeout=wanted.timeout)
+    return models
+
+
+def _local_endpoint(server: LocalServer) -> HttpEndpoint:
+    return HttpEndpoint(
+        server.base_url,
+        server.api_key,
+        identity=server.identity,
+        supports=server.supports,
+        keepalive=KEEPALIVE_SECONDS,
+    )
+
+
+async def _remote_endpoint(wanted: ModelConfig) -> HttpEndpoint:
+    base_url, key = wanted.base_url or OPENAI_URL, key_of(wanted)
+    return HttpEndpoint(base_url, key, identity=await stated_identity(base_url, key))

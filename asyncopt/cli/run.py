@@ -1,0 +1,130 @@
+"""``asyncopt run`` and ``asyncopt resume``: models opened, the study run, the result shown."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from asyncopt.cli.display import Display, choose_display
+from asyncopt.cli.models import check_model, open_models, start_local_servers
+from asyncopt.config import Config
+from asyncopt.engine import Engine
+from asyncopt.loops import loop_factory
+from asyncopt.optimizers import RandomSearch
+from asyncopt.result import Result
+from asyncopt.study import Study
+from asyncopt.tasks import LinearRegression, load
+from asyncopt.tasks.task import Task
+
+PAPER_STEPS = 200
+PAPER_STEPS_PAIRS = 500
+
+
+def run_study(config: Config, directory: Path | None, *, json: bool) -> None:
+    """Run to the end, show the result, and exit with 130 or 143 when interrupted."""
+    task = load(config.task.name, data=config.task.data, seed=config.seed, options=config.task.options)
+    task = task.limited(config.task.limit) if isinstance(task, Task) else task
+    for model in (config.models.scorer, config.models.proposer):
+        if model is not None:
+            check_model(model)
+    place = directory or _new_directory(config, task.name)
+    display = choose_display(json=json)
+    stopped = run_in_loop(partial(_run, config, task, place, display))
+    if stopped is not None:
+        print(f"asyncopt: stopped; go on with: asyncopt resume {place}", file=sys.stderr)
+        sys.exit(128 + stopped)
+
+
+def run_in_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> signal.Signals | None:
+    """Run the coroutine on uvloop where there is one; the signal that cancelled it, if one did."""
+    received: list[signal.Signals] = []
+
+    async def guarded() -> None:
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+
+        def stop(number: signal.Signals) -> None:
+            received.append(number)
+            if task is not None:
+                task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(NotImplementedError):  # Windows has no handlers on the loop; Ctrl-C still raises there
+                loop.add_signal_handler(number, stop, number)
+        await main()
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        try:
+            runner.run(guarded())
+        except asyncio.CancelledError:
+            if not received:
+                raise
+    return received[0] if received else None
+
+
+def _new_directory(config: Config, task: str) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    slug = "".join(char if char.isalnum() else "-" for char in Path(task).stem)[:60]
+    return Path("runs") / f"{stamp}-{slug}-{config.optimizer.name}-{secrets.token_hex(2)}"
+
+
+async def _run(config: Config, task: Task | LinearRegression, place: Path, display: Display) -> None:
+    async with AsyncExitStack() as stack:
+        # Servers first, so that the engine is closed before they are: a call in flight never sees its server die.
+        servers = await start_local_servers(config, stack, place / "local.log", display.line)
+        display.servers = list(servers.values())
+        engine = await stack.enter_async_context(Engine(cache=_cache_path(config), observers=[display]))
+        models = await open_models(config, engine, servers)
+        study = Study(
+            task=task,
+            optimizer=config.optimizer.build(PAPER_STEPS if isinstance(task, Task) else PAPER_STEPS_PAIRS),
+            scorer=models.get("scorer"),
+            proposer=models.get("proposer"),
+            budget=config.budget.build(),
+            directory=place,
+            seed=config.seed,
+            observers=[display],
+            config=config.to_plain(),
+        )
+        async with display.showing(study, engine, place):
+            result = await study.run()
+            baseline = await _baseline(study, task)
+    display.result(result, baseline, place)
+
+
+async def _baseline(study: Study, task: Task | LinearRegression) -> Result | None:
+    """Random search with the same number of proposals, beside which linear regression is always shown.
+
+    Uniform pairs in the square of the starting points find its optimum in a median of nine steps, so that a model's
+    steps alone would prove nothing.
+    """
+    if isinstance(task, Task) or isinstance(study.optimizer, RandomSearch):
+        return None
+    samples = getattr(study.optimizer, "samples_per_step", 8)
+    search = RandomSearch(steps=study.optimizer.steps, samples_per_step=samples)
+    return await Study(task=task, optimizer=search, seed=study.seed).run()
+
+
+def _cache_path(config: Config) -> Path | None:
+    if not config.use_cache:
+        return None
+    if config.cache is not None:
+        return config.cache
+    return cache_folder() / "answers.sqlite"
+
+
+def cache_folder() -> Path:
+    """``$ASYNCOPT_CACHE_DIR``, or the platform's folder for caches."""
+    from platformdirs import user_cache_path
+
+    stated = os.environ.get("ASYNCOPT_CACHE_DIR")
+    return Path(stated) if stated else user_cache_path("asyncopt")

@@ -1,0 +1,41 @@
+"""``asyncopt local serve`` and ``asyncopt simulate``: servers on this machine, until interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from asyncopt import codec
+
+
+def serve_local(model: str, threads: int | None) -> None:
+    """Serve the embedded model; one JSON line on stdout has its address and key."""
+    from asyncopt.cli.models import check_model
+    from asyncopt.cli.run import run_in_loop
+    from asyncopt.config import ModelConfig
+
+    check_model(ModelConfig(model=model, base_url="http://127.0.0.1" if model != "local" else None))
+    run_in_loop(partial(_serve_local, model, threads))
+
+
+async def _serve_local(model: str, threads: int | None) -> None:
+    from asyncopt.local import LocalServer
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    async with LocalServer(model, threads=threads, log=Path("asyncopt-local.log"), progress=tell) as server:
+        ready = {"event": "ready", "url": server.base_url, "api_key": server.api_key, "identity": server.identity}
+        print(codec.dumps(ready).decode(), flush=True)
+        await asyncio.Event().wait()
+
+
+def serve_simulated(options: Mapping[str, Any]) -> None:
+    """Serve the simulated API; one JSON line on stdout has its address."""
+    from asyncopt.testing.cli import run_simulator
+
+    run_simulator(options)

@@ -1,0 +1,111 @@
+"""From what was typed to a checked configuration: defaults, what the models bring, the file, the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from asyncopt.config import Config, check, merged, parse_budget, parse_setting, read_toml
+from asyncopt.directory import MANIFEST, read_json
+from asyncopt.errors import ConfigError
+from asyncopt.local import is_local
+
+LINEAR_REGRESSION = "linear-regression"
+
+# A model of 135M parameters copies or drifts when it is shown scored texts, but it can paraphrase: so the embedded
+# model mixes the paper's meta-prompt with rewrites and induction, in small steps that end in minutes on two cores.
+LOCAL_DEFAULTS: dict[str, Any] = {
+    "optimizer": {
+        "steps": 10,
+        "samples_per_step": 4,
+        "styles": ["rewrite", "meta-prompt", "rewrite", "induction"],
+        "max_tokens": 64,
+    }
+}
+LOCAL_PAIRS_DEFAULTS: dict[str, Any] = {"optimizer": {"steps": 30, "max_tokens": 32}}
+
+
+def settle(
+    task: str, flags: Mapping[str, Any], base_url: str | None, budget: str | None, settings: list[str]
+) -> Config:
+    """The configuration of ``asyncopt run``; raises :class:`ConfigError` for everything that cannot be meant."""
+    layers: list[Mapping[str, Any]] = []
+    if task.endswith(".toml"):
+        path = Path(task)
+        layers.append(_relative_to(path.parent, read_toml(path)))
+    else:
+        layers.append({"task": {"name": task}})
+    layers += [_nested(name, value) for name, value in flags.items() if value is not None]
+    if budget is not None:
+        layers.append({"budget": parse_budget(budget)})
+    layers += [parse_setting(setting) for setting in settings]
+    return check(_with_models(merged(layers), base_url), task if task.endswith(".toml") else "the command line")
+
+
+def settle_resumed(directory: Path, budget: str | None) -> Config:
+    """The configuration that a run was started with, under another budget if one is given."""
+    saved = read_json(directory / MANIFEST).get("config")
+    if not isinstance(saved, dict) or not saved:
+        raise ConfigError(f"{directory} was not started from the command line; resume it with the same Study")
+    layers = [saved] if budget is None else [saved, {"budget": parse_budget(budget)}]
+    return check(merged(layers), str(directory / MANIFEST))
+
+
+def _relative_to(folder: Path, tables: dict[str, Any]) -> dict[str, Any]:
+    """Paths in a file mean places beside the file."""
+    task = tables.get("task")
+    if isinstance(task, dict):
+        if isinstance(task.get("data"), str):
+            task["data"] = str(folder / task["data"])
+        if isinstance(task.get("name"), str) and task["name"].endswith(".jsonl"):
+            task["name"] = str(folder / task["name"])
+    return tables
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return dict(value)
+
+
+def _with_models(tables: dict[str, Any], base_url: str | None) -> dict[str, Any]:
+    """The tables with both models named as far as the task needs them, and below everything what they bring."""
+    name = _text(tables, "task", "name")
+    pairs = name == LINEAR_REGRESSION
+    scorer, proposer = (_text(tables, "models", role, "model") for role in ("scorer", "proposer"))
+    if proposer == "random":
+        del tables["models"]["proposer"]
+        tables = merged([tables, {"optimizer": {"name": "random"}}])
+        proposer = None
+    elif _text(tables, "optimizer", "name") != "random":
+        proposer = proposer or scorer or _default_model(base_url)
+    scorer = None if pairs else scorer or proposer or _default_model(base_url)
+    roles = {"scorer": scorer, "proposer": proposer}
+    models = {role: _model(model, base_url) for role, model in roles.items() if model is not None}
+    brought: dict[str, Any] = {}
+    if proposer is not None and is_local(proposer):
+        brought = LOCAL_PAIRS_DEFAULTS if pairs else LOCAL_DEFAULTS
+    if pairs and isinstance(tables.get("models"), dict):
+        tables["models"].pop("scorer", None)
+    data = os.environ.get("ASYNCOPT_DATA")
+    environment = {"task": {"data": data}} if data else {}
+    return merged([environment, brought, tables, {"models": models}])
+
+
+def _text(tables: Mapping[str, Any], *path: str) -> str | None:
+    value: Any = tables
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str) else None
+
+
+def _default_model(base_url: str | None) -> str:
+    if base_url is None:
+        return "local"
+    raise ConfigError("--base-url names a server but no model; say which one with --scorer NAME")
+
+
+def _model(name: str, base_url: str | None) -> dict[str, Any]:
+    return {"model": name} | ({"base_url": base_url} if base_url is not None and not is_local(name) else {})

@@ -1,0 +1,61 @@
+"""``asyncopt show`` and ``asyncopt tasks ls``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from asyncopt import codec
+from asyncopt.cli.summary import summary_lines
+from asyncopt.directory import JOURNAL, MANIFEST, read_json
+from asyncopt.errors import ConfigError
+from asyncopt.journal import Record, read_records
+from asyncopt.result import result_of
+from asyncopt.tasks import catalogue
+
+
+def show_run(directory: Path, *, json: bool) -> None:
+    """Print the run's steps and, if it has ended, its result; a run may be going on meanwhile."""
+    manifest = read_json(directory / MANIFEST)
+    path = directory / JOURNAL
+    try:
+        records, _ = read_records(path.read_bytes(), path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); has the run begun?") from None
+    if json:
+        value = {"manifest": manifest, "records": [{"kind": record.kind, **record.data} for record in records]}
+        sys.stdout.write(codec.dumps(value).decode() + "\n")
+        return
+    subject = manifest["subject"]
+    models = ", ".join(f"{role} {model['name']}" for role, model in subject["models"].items())
+    print(f"{subject['task']['name']} with {subject['optimizer']['name']}, seed {subject['seed']}, {models}")
+    for record in records:
+        _show_record(record, directory)
+
+
+def _show_record(record: Record, directory: Path) -> None:
+    if record.kind == "step":
+        for row in record.data["entries"]:
+            _show_row(record.data["step"], row)
+    elif record.kind == "finished":
+        result = result_of(record.data)
+        for line in summary_lines(result, None, directory, None):
+            print(line)
+
+
+def _show_row(step: int, row: dict[str, Any]) -> None:
+    score = "-" if row["score"] is None else f"{row['score']:.4g}"
+    name = "start" if step < 0 else str(step + 1)
+    flag = "" if row["complete"] else " (some examples missing)"
+    print(f"{name:>5} {score:>8}  {row['source']:12} {codec.printable(row['candidate'], 160)}{flag}")
+
+
+def list_tasks(*, json: bool) -> None:
+    """Print the tasks that have names."""
+    for info in catalogue():
+        if json:
+            sys.stdout.write(codec.dumps(asdict(info)).decode() + "\n")
+        else:
+            print(f"{info.name:52} {info.summary}{' (needs --data)' if info.needs_data else ''}")

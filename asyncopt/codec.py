@@ -1,0 +1,73 @@
+"""All JSON of the project: orjson, with a way round what it refuses. Model text never makes it raise.
+
+orjson rejects lone surrogates both ways (a server may send ``"\\ud800"``; a candidate may hold one), NaN, a byte order
+mark and deep nesting. The slow path below repairs the first and reports the rest as :class:`CodecError`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import orjson
+
+Json = Any  # a JSON value; every reader checks what it takes out of it
+
+
+class CodecError(ValueError):
+    """The bytes are not JSON."""
+
+
+def clean(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """The text on one line without control, bidirectional or zero-width characters, cut to ``limit`` characters.
+
+    For terminals, logs and error messages: model text and server text must not move the cursor or hide anything.
+    """
+    kept = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
+    line = " ".join(kept.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def dumps(value: Json) -> bytes:
+    """JSON bytes of the value; lone surrogates become U+FFFD."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:
+        return orjson.dumps(_cleaned(value), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _cleaned(value: Json) -> Json:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(str(key)): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(item) for item in value]
+    return value
+
+
+def loads(data: bytes) -> Json:
+    """The JSON value in the bytes; raises :class:`CodecError` and nothing else."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return _loads_slowly(data)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise CodecError(f"{name} is not JSON")
+
+
+def _loads_slowly(data: bytes) -> Json:
+    try:
+        text = data.decode("utf-8-sig", "replace")
+        return _cleaned(json.loads(text, parse_constant=_refuse_constant))
+    except CodecError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CodecError(f"not JSON: {type(error).__name__}") from None

@@ -1,0 +1,218 @@
+"""The configuration of a run: TOML and ``--set`` checked by pydantic, every mistake named with what was meant.
+
+Built-in defaults, then what the chosen models bring, then the file, then the command line. Keys never stand in a
+file: ``api_key_env`` names the environment variable that holds one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from asyncopt.errors import ConfigError
+from asyncopt.limits.budget import Budget
+from asyncopt.optimizers import OPRO, Optimizer, RandomSearch
+from asyncopt.optimizers.opro import Style
+from asyncopt.values import Price, Quota
+
+LARGEST_FILE = 1 << 20
+_STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class TaskConfig(BaseModel):
+    """``[task]``; options that only some tasks have are passed on to their loader, which knows them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+
+    name: str
+    data: Path | None = None
+    limit: int | None = Field(default=None, ge=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class OptimizerConfig(BaseModel):
+    """``[optimizer]``; what is left out has the paper's value (``steps``: 200, for linear regression 500)."""
+
+    model_config = _STRICT
+
+    name: Literal["opro", "random"] = "opro"
+    steps: int | None = Field(default=None, ge=0)
+    samples_per_step: int = Field(default=8, ge=1)
+    history_size: int = Field(default=20, ge=1)
+    exemplars: int = Field(default=3, ge=0)
+    threshold: float | None = None
+    temperature: float = Field(default=1.0, ge=0)
+    max_tokens: int = Field(default=1024, ge=1)
+    styles: tuple[Style, ...] = Field(default=("meta-prompt",), min_length=1)
+
+    def build(self, default_steps: int) -> Optimizer:
+        steps = default_steps if self.steps is None else self.steps
+        if self.name == "random":
+            return RandomSearch(steps=steps, samples_per_step=self.samples_per_step)
+        fields = self.model_dump(exclude={"name", "steps"})
+        return OPRO(steps=steps, **fields)
+
+
+class ModelConfig(BaseModel):
+    """``[models.scorer]`` and ``[models.proposer]``: a name, where it is served, what it allows and what it costs."""
+
+    model_config = _STRICT
+
+    model: str
+    base_url: str | None = None
+    api_key_env: str | None = None
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    concurrency: int | None = Field(default=None, ge=1)
+    scope: str | None = None
+    usd_per_million_input_tokens: float | None = Field(default=None, ge=0)
+    usd_per_million_output_tokens: float | None = Field(default=None, ge=0)
+    timeout: float = Field(default=600.0, gt=0)
+    threads: int | None = Field(default=None, ge=1)
+
+    @property
+    def quota(self) -> Quota:
+        return Quota(self.requests_per_minute, self.tokens_per_minute, self.concurrency, self.scope)
+
+    @property
+    def price(self) -> Price | None:
+        sent, received = self.usd_per_million_input_tokens, self.usd_per_million_output_tokens
+        return None if sent is None and received is None else Price(sent or 0.0, received or 0.0)
+
+
+class ModelsConfig(BaseModel):
+    model_config = _STRICT
+
+    scorer: ModelConfig | None = None
+    proposer: ModelConfig | None = None
+
+
+class BudgetConfig(BaseModel):
+    """``[budget]``; what is left out has no limit."""
+
+    model_config = _STRICT
+
+    calls: int | None = Field(default=None, ge=0)
+    tokens: int | None = Field(default=None, ge=0)
+    usd: float | None = Field(default=None, ge=0)
+    seconds: float | None = Field(default=None, ge=0)
+
+    def build(self) -> Budget:
+        return Budget(**self.model_dump())
+
+
+class Config(BaseModel):
+    """A whole run."""
+
+    model_config = _STRICT
+
+    task: TaskConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    models: ModelsConfig = ModelsConfig()
+    budget: BudgetConfig = BudgetConfig()
+    seed: int = Field(default=0, ge=0)
+    cache: Path | None = None
+    use_cache: bool = True
+
+    def to_plain(self) -> dict[str, Any]:
+        """The configuration as JSON can hold it; :func:`check` reads it back."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ConfigError(f"{path} is larger than 1 MiB; a configuration is a few lines")
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); give the path of a TOML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; TOML is") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def parse_setting(setting: str) -> dict[str, Any]:
+    """The nested table of ``a.b=c``; the value is read as TOML, or as text where it is none."""
+    path, equals, text = setting.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
+        raise ConfigError(f"--set got {setting!r}; wanted something like optimizer.steps=20")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def parse_budget(text: str) -> dict[str, Any]:
+    """The table of ``calls=2000,usd=1.5``."""
+    table: dict[str, Any] = {}
+    for part in text.split(","):
+        table |= parse_setting(part)
+    return table
+
+
+def merged(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The layers laid over each other, later ones on top, table by table."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = result.get(key)
+            both = isinstance(old, dict) and isinstance(value, Mapping)
+            result[key] = merged([old, value]) if both else value  # type: ignore[list-item]
+    return result
+
+
+def check(tables: Mapping[str, Any], source: str = "the configuration") -> Config:
+    """The configuration in these tables; raises :class:`ConfigError` with every mistake and what was meant."""
+    _refuse_keys(tables)
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        lines = [_complaint(dict(problem)) for problem in error.errors(include_url=False, include_input=False)]
+        raise ConfigError(f"{source}: " + "; ".join(lines)) from None
+
+
+def _refuse_keys(tables: Mapping[str, Any], path: str = "") -> None:
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            _refuse_keys(value, f"{path}{key}.")
+        elif key.lower().replace("-", "_") in ("api_key", "apikey", "key", "token", "secret"):
+            raise ConfigError(
+                f"{path}{key} holds a key; keys stay in the environment. Remove it and name the variable: "
+                f'{path}api_key_env = "OPENAI_API_KEY"'
+            )
+
+
+def _complaint(problem: Mapping[str, Any]) -> str:
+    where = [str(part) for part in problem["loc"]]
+    path = ".".join(where)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(where[:-1])
+        near = get_close_matches(where[-1], known, n=1, cutoff=0.0)
+        meant = f"did you mean {near[0]}?" if near else ""
+        return f"unknown key {path}; {meant} (known here: {', '.join(known)})"
+    if problem["type"] == "missing":
+        return f"{path} is missing"
+    return f"{path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return sorted(model.model_fields)

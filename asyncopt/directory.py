@@ -1,0 +1,97 @@
+"""The directory of a run: its lock, its manifest, its journal and its result."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from asyncopt import codec
+from asyncopt.errors import ConfigError, RunLocked
+from asyncopt.journal import Journal, write_atomically
+
+MANIFEST = "manifest.json"
+JOURNAL = "journal.jsonl"
+RESULT = "result.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run directory; raises :class:`ConfigError` where there is none."""
+    try:
+        value = codec.loads(path.read_bytes())
+    except (OSError, codec.CodecError):
+        raise ConfigError(f"{path} is missing or unreadable; is {path.parent} the directory of a run?") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} does not hold a JSON object; is {path.parent} the directory of a run?")
+    return value
+
+
+class RunDirectory:
+    """A run's directory, locked for this process while it is open.
+
+    ``subject`` is everything that decides the result; a directory whose manifest states another one is refused with the
+    difference. ``config`` is kept so that the run can be resumed by its directory alone.
+    """
+
+    def __init__(self, path: Path, subject: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"the run directory {path} cannot be made ({error.strerror}); name another one") from None
+        self._lock = FileLock(path / "run.lock")
+        self._acquire()
+        try:
+            self._agree(subject, config)
+            self.journal = Journal(path / JOURNAL)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _acquire(self) -> None:
+        holder = self.path / "run.holder"
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            who = holder.read_text(encoding="utf-8", errors="replace")[:200] if holder.exists() else "another process"
+            raise RunLocked(f"{self.path} is in use by {who}; wait for it, or use another directory") from None
+        except OSError as error:
+            raise ConfigError(f"the run directory {self.path} cannot be written ({error.strerror})") from None
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+
+    def _agree(self, subject: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        subject = codec.loads(codec.dumps(subject))
+        path = self.path / MANIFEST
+        if path.exists():
+            found = read_json(path).get("subject")
+            if found != subject:
+                difference = "; ".join(differences(found if isinstance(found, dict) else {}, subject))
+                raise ConfigError(f"{self.path} holds another study ({difference}); use another directory")
+            return
+        from asyncopt import __version__
+
+        manifest = {"v": 1, "asyncopt": __version__, "subject": subject, "config": config}
+        write_atomically(path, codec.dumps(manifest))
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        write_atomically(self.path / RESULT, codec.dumps(result))
+
+    def close(self) -> None:
+        self.journal.close()
+        self._lock.release()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two nested mappings, one line a value."""
+    lines = []
+    for key in sorted({*old, *new}):
+        first, second = old.get(key), new.get(key)
+        if isinstance(first, dict) and isinstance(second, dict):
+            lines += differences(first, second, f"{prefix}{key}.")
+        elif first != second:
+            lines.append(f"{prefix}{key} was {codec.printable(str(first), 60)}, is {codec.printable(str(second), 60)}")
+    return lines

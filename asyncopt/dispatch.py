@@ -1,0 +1,517 @@
+"""When a call may start: the one queue, the one place that takes permits and slots, and the only retry loop.
+
+Order of admission: budget, then the gate, then a slot, then permits of every meter together, first come first served
+within a priority. Nothing holds a slot or a permit while it waits: a retry goes back into the queue with its age.
+
+No task, timer or lock a call: a few long-lived workers make the attempts, one pump hands out what must wait, and one
+sweep looks at all deadlines. A worker that comes free takes the next call itself; the pump runs only when that fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from heapq import heapify, heappop, heappush
+from itertools import count
+from random import Random
+
+from asyncopt.endpoints.protocol import Answer, Endpoint
+from asyncopt.errors import AsyncoptError, BudgetExhausted
+from asyncopt.events import AttemptFailed, CallEnded, Events
+from asyncopt.limits import backoff
+from asyncopt.limits.budget import Account
+from asyncopt.limits.gate import Gate
+from asyncopt.limits.meter import Meter
+from asyncopt.limits.slots import Slots
+from asyncopt.values import Completion, Fault, FaultKind, Generate, Price, Priority, Quota, Usage
+
+SWEEP_SECONDS = 0.5
+_CLOSED = "the engine was closed before this call had its answer"
+_NO_USAGE = Usage()
+_TERMINAL = frozenset({FaultKind.QUOTA, FaultKind.QUOTA_DAILY, FaultKind.FATAL_CONFIG})
+
+
+class State(Enum):
+    """Where a call is; it moves to the right only, apart from a retry's way back into the queue."""
+
+    QUEUED = 1
+    IN_FLIGHT = 2
+    DONE = 3
+
+
+class Call:
+    """One request on its way, with everybody who waits for its answer."""
+
+    __slots__ = (
+        "_on_done",
+        "attempts",
+        "expired",
+        "failures",
+        "key",
+        "model",
+        "order",
+        "payer",
+        "previous",
+        "price",
+        "priority",
+        "queued_at",
+        "request",
+        "started_at",
+        "state",
+        "timeout",
+        "tokens",
+        "usd",
+        "waiters",
+    )
+
+    def __init__(
+        self,
+        key: bytes,
+        model: str,
+        request: Generate,
+        priority: Priority,
+        tokens: float,
+        price: Price | None,
+        timeout: float,
+        on_done: Callable[[Call, Answer | AsyncoptError], None],
+    ) -> None:
+        self.key = key
+        self.model = model
+        self.request = request
+        self.priority = priority
+        self.tokens = tokens
+        self.price = price
+        self.timeout = timeout
+        self._on_done = on_done
+        self.usd = 0.0 if price is None else price.of(_expected(tokens, request))
+        self.waiters: list[Waiter] = []
+        self.payer: Account | None = None
+        self.state = State.QUEUED
+        self.attempts = self.failures = 0
+        self.order = -1
+        self.previous = self.queued_at = self.started_at = 0.0
+        self.expired = False
+
+    def finish(self, result: Answer | AsyncoptError) -> None:
+        if self.state is not State.DONE:
+            self.state = State.DONE
+            self._on_done(self, result)
+
+
+class Waiter(asyncio.Future[Completion]):
+    """A caller's future for one answer. Cancelling it withdraws the call if it was the last to wait for it."""
+
+    __slots__ = ("account", "call", "withdraw")
+
+    account: Account
+    call: Call | None
+    withdraw: Callable[[Call], None]
+
+    def cancel(self, msg: object | None = None) -> bool:
+        cancelled = super().cancel(msg)
+        call = getattr(self, "call", None)
+        if cancelled and call is not None:
+            self.call = None
+            call.waiters.remove(self)
+            if not call.waiters:
+                self.withdraw(call)
+        return cancelled
+
+
+def _expected(tokens: float, request: Generate) -> Usage:
+    output = min(request.sampling.max_tokens or int(tokens), int(tokens))
+    return Usage(max(int(tokens) - output, 0), output, estimated=True)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a dispatcher has done since its start."""
+
+    attempts: int = 0
+    throttled: int = 0
+    failed_attempts: int = 0
+    completed: int = 0
+
+
+class Dispatcher:
+    """Decides when a request may start. The only caller of the meters; the only retry loop."""
+
+    def __init__(self, endpoint: Endpoint, quota: Quota, events: Events) -> None:
+        self.endpoint = endpoint
+        self.quota = quota
+        self.counts = Counts()
+        self.slots = Slots(quota.concurrency)
+        self._events = events
+        self._gate = Gate()
+        self._requests = None if quota.requests_per_minute is None else Meter(quota.requests_per_minute / 60)
+        self._tokens = None if quota.tokens_per_minute is None else Meter(quota.tokens_per_minute / 60)
+        self._loop = asyncio.get_running_loop()
+        # Jitter decides no result; seeding it keeps simulated runs the same from one day to the next.
+        self._rng = Random(f"{endpoint.identity}:backoff")
+        self._queue: list[tuple[int, int, Call]] = []
+        self._stale = 0  # withdrawn calls still in the heap
+        self._order = count()
+        self._idle: deque[asyncio.Future[Call]] = deque()
+        self._in_flight: dict[asyncio.Task[None], Call] = {}
+        self._workers: set[asyncio.Task[None]] = set()
+        self._wake: asyncio.Future[None] | None = None
+        self._poked = False
+        self._pump: asyncio.Task[None] | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._retries: dict[Call, asyncio.TimerHandle] = {}
+        self._dead: Fault | None = None
+        self._drained: asyncio.Future[None] | None = None
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue) - self._stale + len(self._retries)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    # -- from the model ------------------------------------------------------------------------------------------------
+
+    def enqueue(self, call: Call) -> None:
+        """Put a call into its turn; it ends by ``call.finish``, sooner or later, unless it is withdrawn."""
+        if self._dead is not None:
+            call.finish(self._dead)
+            return
+        call.order = next(self._order)
+        call.queued_at = self._loop.time()
+        heappush(self._queue, (call.priority, call.order, call))
+        self._start_next()
+
+    def _start_next(self) -> None:
+        """Start the head of the queue at once if it may, without a detour over the pump."""
+        call = self._take()
+        if call is not None:
+            self._hand_over(call)
+        elif self.slots.free:  # else a worker that comes free takes it
+            if self._pump is None:
+                self._pump = self._loop.create_task(self._run_pump(), name="asyncopt-pump")
+            self._poke()
+
+    def withdraw(self, call: Call) -> None:
+        """Take back a call that has not started; one in flight is paid for and goes on, and its answer is kept."""
+        if call.state is not State.QUEUED:
+            return
+        call.state = State.DONE
+        timer = self._retries.pop(call, None)
+        if timer is not None:
+            timer.cancel()
+            return
+        if call.order < 0:  # the cache is still being asked
+            return
+        self._stale += 1
+        if self._stale > 1000 and self._stale * 2 > len(self._queue):
+            self._queue = [entry for entry in self._queue if entry[2].state is State.QUEUED]
+            heapify(self._queue)
+            self._stale = 0
+        self._poke()
+
+    # -- admission -----------------------------------------------------------------------------------------------------
+
+    def _head(self) -> Call | None:
+        """The next call in turn that somebody still wants and can pay for."""
+        while self._queue:
+            call = self._queue[0][2]
+            if call.state is State.QUEUED and self._find_payer(call):
+                return call
+            heappop(self._queue)
+            if call.state is State.DONE:
+                self._stale = max(self._stale - 1, 0)
+        return None
+
+    def _find_payer(self, call: Call) -> bool:
+        while call.waiters:
+            waiter = call.waiters[0]
+            reason = waiter.account.exhausted(call.tokens, call.usd)
+            if reason is None:
+                call.payer = waiter.account
+                return True
+            call.waiters.pop(0)
+            waiter.call = None
+            waiter.set_exception(BudgetExhausted(f"{reason}; raise it and resume the study"))
+        call.finish(Fault(FaultKind.TRANSIENT, "nobody could pay for the call"))
+        self._stale += 1
+        return False
+
+    def _take(self) -> Call | None:
+        """The next call, started on the books, if one may start this instant."""
+        if not self.slots.free or self._gate.wait(self._loop.time()) > 0:
+            return None
+        call = self._head()
+        if call is None:
+            return None
+        requests, tokens = self._requests, self._tokens
+        if requests is not None and not requests.covers(1.0):
+            return None
+        if tokens is not None and not tokens.covers(call.tokens):
+            return None
+        heappop(self._queue)
+        if requests is not None:
+            requests.spend(1.0)
+        if tokens is not None:
+            tokens.spend(call.tokens)
+        assert call.payer is not None
+        call.payer.reserve(call.tokens, call.usd)
+        self.slots.take()
+        self._gate.started()
+        call.state = State.IN_FLIGHT
+        return call
+
+    def _poke(self) -> None:
+        self._poked = True
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _run_pump(self) -> None:
+        while True:
+            self._poked = False
+            call = self._take()
+            if call is not None:
+                self._hand_over(call)
+            elif not await self._wait_for_permits():
+                await self._wait_for_change()
+
+    async def _wait_for_permits(self) -> bool:
+        """Wait for a chunk of permits if that is all the head of the queue lacks; False if it lacks something else."""
+        if not self.slots.free or self._gate.wait(self._loop.time()) > 0:
+            return False
+        call = self._head()
+        if call is None:
+            self._forget_credit()
+            return False
+        if self._requests is not None and not self._requests.covers(1.0):
+            await self._requests.take_chunk(1.0)
+        elif self._tokens is not None and not self._tokens.covers(call.tokens):
+            await self._tokens.take_chunk(call.tokens)
+        return True
+
+    def _forget_credit(self) -> None:
+        for meter in (self._requests, self._tokens):
+            if meter is not None:
+                meter.forget_credit()
+
+    async def _wait_for_change(self) -> None:
+        if self._poked:
+            return
+        self._wake = self._loop.create_future()
+        wait = self._gate.wait(self._loop.time())
+        timer = self._loop.call_later(wait, self._poke) if 0 < wait < float("inf") else None
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+            if timer is not None:
+                timer.cancel()
+
+    # -- attempts ------------------------------------------------------------------------------------------------------
+
+    def _hand_over(self, call: Call) -> None:
+        while self._idle:
+            idle = self._idle.popleft()
+            if not idle.done():
+                idle.set_result(call)
+                return
+        worker = self._loop.create_task(self._work(call), name="asyncopt-worker")
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    async def _work(self, first: Call) -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        call: Call | None = first
+        while True:
+            if call is None:
+                idle: asyncio.Future[Call] = self._loop.create_future()
+                self._idle.append(idle)
+                call = await idle
+            answer = await self._attempt(me, call)
+            self._ended(call, answer)
+            call = self._take()
+            if call is None and self._queue:
+                self._start_next()
+
+    async def _attempt(self, me: asyncio.Task[None], call: Call) -> Answer:
+        call.started_at = self._loop.time()
+        call.attempts += 1
+        self.counts.attempts += 1
+        self._in_flight[me] = call
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        try:
+            return await self.endpoint.send(call.model, call.request)
+        except asyncio.CancelledError:
+            if not call.expired:
+                raise
+            call.expired = False
+            me.uncancel()
+            return Fault(FaultKind.AMBIGUOUS, f"no answer within {call.timeout:g} s")
+        finally:
+            del self._in_flight[me]
+
+    def _sweep(self) -> None:
+        """End the attempts that are over their time; one look at all of them costs less than a timer for each."""
+        self._sweeper = None
+        now = self._loop.time()
+        for worker, call in self._in_flight.items():
+            if now - call.started_at > call.timeout and not call.expired:
+                call.expired = True
+                worker.cancel()
+        if self._in_flight:
+            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def _ended(self, call: Call, answer: Answer) -> None:
+        self.slots.release()
+        if self._drained is not None and not self._in_flight and not self._drained.done():
+            self._drained.set_result(None)
+        if isinstance(answer, Completion):
+            answer = self._completed(call, answer)
+            self._conclude(call, answer, "completed", answer.usage)
+        else:
+            self._failed(call, answer)
+
+    def _completed(self, call: Call, answer: Completion) -> Completion:
+        self.counts.completed += 1
+        self._gate.answered(call.started_at)
+        if answer.usage.estimated:
+            usage = Usage(*_counted(call, answer.text), estimated=True)
+            answer = Completion(answer.text, answer.finish, usage, answer.token_logprobs, answer.served_model)
+        self._settle(call, answer.usage)
+        return answer
+
+    def _settle(self, call: Call, usage: Usage) -> None:
+        if self._tokens is not None:
+            self._tokens.settle(call.tokens, usage.total_tokens)
+        assert call.payer is not None
+        paid = 0.0 if call.price is None else call.price.of(usage)
+        call.payer.settle(call.tokens, call.usd, usage, paid)
+
+    def _failed(self, call: Call, fault: Fault) -> None:
+        now = self._loop.time()
+        assert call.payer is not None
+        if fault.usage is not None:
+            self._settle(call, fault.usage)
+        else:
+            # The provider may have charged the tokens of a refused call against its quota, so the meter keeps them.
+            call.payer.settle(call.tokens, call.usd, _NO_USAGE, 0.0)
+        self.counts.failed_attempts += 1
+        if fault.kind in _TERMINAL:
+            self._die(call, fault)
+            return
+        if self._dead is not None:
+            self._conclude(call, self._dead, fault.kind.value, fault.usage or _NO_USAGE)
+            return
+        wait = self._pause(call, fault, now)
+        if not backoff.retries(fault, call.failures, now - call.queued_at) or not call.waiters:
+            self._report(call, fault, None)
+            self._conclude(call, fault, fault.kind.value, fault.usage or _NO_USAGE)
+            return
+        self._report(call, fault, wait)
+        self._retry(call, wait)
+
+    def _pause(self, call: Call, fault: Fault, now: float) -> float:
+        """Tell the gate, and find how long this call waits before it queues again."""
+        if fault.kind in backoff.THROTTLED:
+            self.counts.throttled += 1
+            known = fault.retry_after is None and not self._gate.new_episode(call.started_at)
+            wait = 0.0 if known else backoff.delay(fault, self._gate.previous, self._rng)
+            self._gate.refused(now, wait, call.started_at)
+            return 0.0  # the gate holds it; in the queue it keeps its age
+        call.failures += 1
+        self._gate.failed(call.started_at)
+        call.previous = backoff.delay(fault, call.previous, self._rng)
+        return call.previous
+
+    def _retry(self, call: Call, wait: float) -> None:
+        call.state = State.QUEUED
+        if wait > 0:
+            self._retries[call] = self._loop.call_later(wait, self._requeue, call)
+        else:
+            self._requeue(call)
+
+    def _requeue(self, call: Call) -> None:
+        self._retries.pop(call, None)
+        heappush(self._queue, (call.priority, call.order, call))
+        self._start_next()
+
+    def _die(self, call: Call, fault: Fault) -> None:
+        """The endpoint will serve nobody as things are: end everything that waits for it, so that no more is sent."""
+        self._dead = fault
+        self._report(call, fault, None)
+        self._conclude(call, fault, fault.kind.value, _NO_USAGE)
+        waiting = [entry[2] for entry in self._queue if entry[2].state is State.QUEUED] + list(self._retries)
+        self._drop_queue()
+        for other in waiting:
+            other.finish(fault)
+
+    def _drop_queue(self) -> None:
+        for timer in self._retries.values():
+            timer.cancel()
+        self._retries.clear()
+        self._queue.clear()
+        self._stale = 0
+
+    def _report(self, call: Call, fault: Fault, wait: float | None) -> None:
+        if self._events:
+            self._events.emit(AttemptFailed(call.model, fault.kind.value, fault.detail, wait))
+
+    def _conclude(self, call: Call, answer: Answer, outcome: str, usage: Usage) -> None:
+        if self._events:
+            now = self._loop.time()
+            queued, service = call.started_at - call.queued_at, now - call.started_at
+            self._events.emit(
+                CallEnded(call.model, outcome, call.attempts, queued, service, usage.input_tokens, usage.output_tokens)
+            )
+        call.finish(answer)
+
+    async def aclose(self, grace: float = 0.0) -> None:
+        """End everything: calls that wait at once, calls in flight after at most ``grace`` seconds.
+
+        A call in flight is paid for, so its answer is waited for and kept. Being cancelled cuts the grace short.
+        """
+        self._dead = self._dead or Fault(FaultKind.TRANSIENT, _CLOSED)
+        waiting = [*(entry[2] for entry in self._queue), *self._retries]
+        self._drop_queue()
+        for call in waiting:
+            call.finish(AsyncoptError(_CLOSED))
+        try:
+            await self._drain(grace)
+        finally:
+            await self._stop()
+
+    async def _drain(self, grace: float) -> None:
+        if not self._in_flight or grace <= 0:
+            return
+        self._drained = self._loop.create_future()
+        await asyncio.wait([self._drained], timeout=grace)
+
+    async def _stop(self) -> None:
+        calls = list(self._in_flight.values())
+        tasks = [*self._workers, *([self._pump] if self._pump else [])]
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for call in calls:
+            call.finish(AsyncoptError(_CLOSED))
+        await self.endpoint.aclose()
+
+
+def _counted(call: Call, text: str) -> tuple[int, int]:
+    """Our own count of input and output tokens, where the server gives none: four bytes a token."""
+    return prompt_tokens(call.request), -(-len(text.encode("utf-8", "replace")) // 4)
+
+
+def prompt_tokens(request: Generate) -> int:
+    """About how many tokens the prompt has: four bytes a token, and four tokens a message for the template."""
+    size = sum(len(message.content.encode("utf-8", "replace")) for message in request.prompt)
+    return -(-size // 4) + 4 * len(request.prompt)

@@ -1,0 +1,1 @@
+"""Where requests go: pure wire codecs, header parsers, the fault table, and the HTTP transport."""

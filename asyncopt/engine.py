@@ -1,0 +1,302 @@
+"""The engine that calls share, and the model handles that everything above talks to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from asyncopt.cache import Cache, SqliteCache
+from asyncopt.cache.memory import Recent, pack, unpack
+from asyncopt.dispatch import Call, Dispatcher, State, Waiter, prompt_tokens
+from asyncopt.endpoints.http import HttpEndpoint
+from asyncopt.endpoints.protocol import Answer, Endpoint
+from asyncopt.errors import AsyncoptError, ConfigError, error_of
+from asyncopt.events import CacheDegraded, Events, Observer
+from asyncopt.identity import RequestKeys
+from asyncopt.limits.budget import Account
+from asyncopt.values import (
+    DEFAULT_SAMPLING,
+    Capabilities,
+    Completion,
+    Fault,
+    Generate,
+    Price,
+    Priority,
+    Prompt,
+    Quota,
+    Sampling,
+)
+
+OPENAI_URL = "https://api.openai.com/v1"
+CALL_SECONDS = 600.0
+_UNSTATED_OUTPUT = 512  # tokens expected of an answer whose length is not limited
+_NO_QUOTA = Quota()
+
+
+class Engine:
+    """Owns what calls share: sessions, dispatchers (one per endpoint, key and quota scope), cache and events.
+
+    Use it as ``async with Engine(cache="answers.sqlite") as engine``. ``cache`` is None for none, a path, or a
+    :class:`~asyncopt.cache.Cache`. Nothing is global: two engines in one process do not meet. An engine belongs to the
+    loop it was entered in. When the block is left, calls in flight have ``grace`` seconds to bring what is paid for.
+    """
+
+    def __init__(
+        self,
+        *,
+        cache: Cache | str | Path | None = None,
+        observers: Iterable[Observer] = (),
+        grace: float = 5.0,
+    ) -> None:
+        self.events = Events(observers)
+        self._grace = grace
+        self._cache: Cache | None = SqliteCache(cache) if isinstance(cache, str | Path) else cache
+        self._recent = Recent()
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        self._dispatchers: dict[tuple[str, str, str], Dispatcher] = {}
+        self._shared: dict[bytes, Call] = {}
+        self._lookups: list[tuple[Call, Dispatcher]] = []
+        self._lookup_tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        if self._loop is not None:
+            raise AsyncoptError("an engine is entered once; make another one")
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise AsyncoptError("the engine runs on asyncio; under anyio choose the asyncio backend") from None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        for task in self._lookup_tasks:
+            task.cancel()
+        try:
+            closing = (dispatcher.aclose(self._grace) for dispatcher in self._dispatchers.values())
+            await asyncio.gather(*self._lookup_tasks, *closing, return_exceptions=True)
+        finally:
+            for call in list(self._shared.values()):
+                call.finish(AsyncoptError("the engine was closed before this call had its answer"))
+            if self._cache is not None:
+                await self._cache.aclose()
+
+    def model(
+        self,
+        name: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        endpoint: Endpoint | None = None,
+        quota: Quota = _NO_QUOTA,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        price: Price | None = None,
+        timeout: float = CALL_SECONDS,
+    ) -> Model:
+        """A handle on the model ``name``: ``openai/NAME``, or any name that the server at ``base_url`` knows.
+
+        ``sampling`` is what :meth:`Model.generate` uses when it is given none; ``timeout`` is in seconds and for one
+        attempt; without a ``price`` no budget in dollars can be kept. An ``endpoint`` of your own takes the place of
+        ``base_url`` and ``api_key``.
+        """
+        self._require_open()
+        served = name.removeprefix("openai/")
+        if not served:
+            raise ConfigError(f"the model name is {name!r}; wanted openai/NAME, or NAME with a base URL")
+        if endpoint is None:
+            endpoint = self._http_endpoint(name, base_url, api_key)
+        dispatcher = self._dispatcher(endpoint, quota.scope or served, quota)
+        return Model(self, dispatcher, name, served, sampling, price, timeout, Account())
+
+    def _require_open(self) -> None:
+        if self._loop is None or self._closed:
+            raise AsyncoptError("the engine is not open; use it inside `async with Engine(...) as engine:`")
+        if asyncio.get_running_loop() is not self._loop:
+            raise AsyncoptError("the engine belongs to another event loop; make one in each loop")
+
+    def _http_endpoint(self, name: str, base_url: str | None, api_key: str | None) -> Endpoint:
+        if base_url is None:
+            if not name.startswith("openai/"):
+                raise ConfigError(f"nothing is known of the model {name!r}; say openai/NAME, or give its base_url")
+            if api_key is None:
+                raise ConfigError(f"{name} needs an API key; pass api_key=os.environ['OPENAI_API_KEY']")
+            base_url = OPENAI_URL
+        fresh = HttpEndpoint(base_url, api_key)
+        return self._endpoints.setdefault((fresh.identity, fresh.account), fresh)
+
+    def _dispatcher(self, endpoint: Endpoint, scope: str, quota: Quota) -> Dispatcher:
+        key = (endpoint.identity, endpoint.account, scope)
+        dispatcher = self._dispatchers.get(key)
+        if dispatcher is None:
+            dispatcher = self._dispatchers[key] = Dispatcher(endpoint, quota, self.events)
+        elif quota not in (_NO_QUOTA, dispatcher.quota):
+            raise ConfigError(
+                f"{scope} at {endpoint.identity} has the quota {dispatcher.quota} and is given {quota}; "
+                "state one of them, or different scopes"
+            )
+        return dispatcher
+
+    @property
+    def dispatchers(self) -> tuple[Dispatcher, ...]:
+        """All dispatchers, for those who show what the engine is doing."""
+        return tuple(self._dispatchers.values())
+
+    # -- the cache -----------------------------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Return when all answers so far are on disk."""
+        if self._cache is not None:
+            await self._cache.flush()
+
+    def _remember(self, key: bytes, completion: Completion) -> None:
+        if self._cache is not None:
+            self._recent.put(key, completion)
+            self._cache.put(key, pack(completion))
+
+    def _recall(self, key: bytes) -> Completion | None:
+        return None if self._cache is None else self._recent.get(key)
+
+    def _look_up(self, call: Call, dispatcher: Dispatcher) -> None:
+        """Ask the cache, then the dispatcher; what is asked within one turn of the loop is asked together."""
+        if self._cache is None:
+            dispatcher.enqueue(call)
+            return
+        if not self._lookups:
+            task = asyncio.get_running_loop().create_task(self._answer_lookups(self._cache))
+            self._lookup_tasks.add(task)
+            task.add_done_callback(self._lookup_tasks.discard)
+        self._lookups.append((call, dispatcher))
+
+    async def _answer_lookups(self, cache: Cache) -> None:
+        lookups, self._lookups = self._lookups, []
+        found = await cache.get_many([call.key for call, _ in lookups])
+        degraded = getattr(cache, "degraded", None)
+        if degraded is not None and self.events:
+            self.events.emit(CacheDegraded(degraded))
+        for call, dispatcher in lookups:
+            if call.state is State.DONE:
+                continue
+            value = found.get(call.key)
+            completion = None if value is None else unpack(value)
+            if completion is None:
+                dispatcher.enqueue(call)
+            else:
+                self._recent.put(call.key, completion)
+                for waiter in call.waiters:
+                    waiter.account.hits += 1
+                call.finish(completion)
+
+
+class Model:
+    """A handle on one model: cached, de-duplicated, rate-limited, and counted for the study that holds it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        dispatcher: Dispatcher,
+        name: str,
+        served: str,
+        sampling: Sampling,
+        price: Price | None,
+        timeout: float,
+        account: Account,
+    ) -> None:
+        self.name = name
+        self.sampling = sampling
+        self.price = price
+        self.account = account
+        self._engine = engine
+        self._dispatcher = dispatcher
+        self._served = served
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._keys = RequestKeys(dispatcher.endpoint.identity, served)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r} at {self.identity!r})"
+
+    @property
+    def supports(self) -> Capabilities:
+        return self._dispatcher.endpoint.supports
+
+    @property
+    def identity(self) -> str:
+        """The endpoint's part of the cache key."""
+        return self._dispatcher.endpoint.identity
+
+    async def flush(self) -> None:
+        """Return when all answers so far are on disk."""
+        await self._engine.flush()
+
+    def charged_to(self, account: Account) -> Model:
+        """The same model, with its calls counted on this account."""
+        return Model(
+            self._engine, self._dispatcher, self.name, self._served, self.sampling, self.price, self._timeout, account
+        )
+
+    def submit(self, request: Generate, *, priority: Priority = Priority.SCORE) -> asyncio.Future[Completion]:
+        """A future of the completion; no task is made for it, and cancelling it before its call starts costs nothing.
+
+        It raises :class:`~asyncopt.errors.CallFailed` when the call has failed for good, and
+        :class:`~asyncopt.errors.BudgetExhausted` when the account does not cover it.
+        """
+        engine = self._engine
+        key = self._keys.of(request)
+        waiter = Waiter(loop=self._loop)
+        completion = engine._recall(key)
+        if completion is not None:
+            self.account.hits += 1
+            waiter.set_result(completion)
+            return waiter
+        call = engine._shared.get(key)
+        waiter.account = self.account
+        waiter.withdraw = self._withdraw
+        if call is None:
+            if engine._closed:
+                raise AsyncoptError("the engine is closed; submit inside its `async with` block")
+            call = self._call(key, request, priority)
+            waiter.call = call
+            call.waiters.append(waiter)
+            engine._shared[key] = call
+            engine._look_up(call, self._dispatcher)
+        else:
+            self.account.hits += 1  # somebody has asked the same: it is answered once, and paid once
+            waiter.call = call
+            call.waiters.append(waiter)
+        return waiter
+
+    async def generate(self, prompt: Prompt, sampling: Sampling | None = None) -> Completion:
+        """The model's answer to a text or to messages; raises as :meth:`submit` does."""
+        return await self.submit(Generate.of(prompt, self.sampling if sampling is None else sampling))
+
+    def _call(self, key: bytes, request: Generate, priority: Priority) -> Call:
+        tokens = prompt_tokens(request) + (request.sampling.max_tokens or _UNSTATED_OUTPUT)
+        return Call(key, self._served, request, priority, tokens, self.price, self._timeout, self._done)
+
+    def _withdraw(self, call: Call) -> None:
+        self._dispatcher.withdraw(call)
+        if call.state is State.DONE:
+            self._engine._shared.pop(call.key, None)
+
+    def _done(self, call: Call, result: Answer | AsyncoptError) -> None:
+        """Keep the answer, then tell everybody who waits for it."""
+        self._engine._shared.pop(call.key, None)
+        if isinstance(result, Completion):
+            if call.attempts:
+                self._engine._remember(call.key, result)
+            for waiter in call.waiters:
+                waiter.call = None
+                if not waiter.done():
+                    waiter.set_result(result)
+        else:
+            for waiter in call.waiters:
+                waiter.call = None
+                if not waiter.done():
+                    waiter.set_exception(error_of(result) if isinstance(result, Fault) else result)
+        call.waiters.clear()

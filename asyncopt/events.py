@@ -1,0 +1,149 @@
+"""What happens, as values, and who may watch: observers read events and can never hurt a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+_log = logging.getLogger("asyncopt")
+_FAILURES_FORGIVEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """One call has its final answer. ``outcome`` is "completed" or a fault kind; times are in seconds."""
+
+    model: str
+    outcome: str
+    attempts: int
+    queued: float
+    service: float
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """One attempt failed; ``retry_in`` is None if it was the last."""
+
+    model: str
+    kind: str
+    detail: str
+    retry_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheDegraded:
+    """The persistent cache cannot be used as asked; the run goes on without it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyStarted:
+    """A study begins, or goes on from ``step``."""
+
+    task: str
+    optimizer: str
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateScored:
+    """A candidate has its score on the training examples; ``score`` is None if not one example could be scored."""
+
+    step: int
+    index: int
+    candidate: str
+    score: float | None
+    examples: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleEnded:
+    """One example of a candidate has its outcome."""
+
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """A step's candidates are all decided."""
+
+    step: int
+    steps: int
+    best: str
+    best_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something worth a line for people."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFinished:
+    """A study's result, as in ``result.json``."""
+
+    result: dict[str, Any]
+
+
+Event: TypeAlias = (
+    CallEnded
+    | AttemptFailed
+    | CacheDegraded
+    | StudyStarted
+    | CandidateScored
+    | ExampleEnded
+    | StepFinished
+    | Note
+    | StudyFinished
+)
+
+
+class Observer(Protocol):
+    """Something that watches. Called on the loop, so it must return at once."""
+
+    def notify(self, event: Event) -> None: ...
+
+
+class Events:
+    """Passes events on to observers; one that raises three times is no longer asked."""
+
+    __slots__ = ("_failures", "_observers")
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = list(observers)
+        self._failures: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anyone watches; on the path of every call nothing is built for nobody."""
+        return bool(self._observers)
+
+    def add(self, observer: Observer) -> None:
+        self._observers.append(observer)
+
+    def remove(self, observer: Observer) -> None:
+        if observer in self._observers:
+            self._observers.remove(observer)
+
+    def emit(self, event: Event) -> None:
+        for observer in tuple(self._observers):
+            try:
+                observer.notify(event)
+            except Exception as error:  # whatever an observer does, the run goes on
+                self._count_failure(observer, error)
+
+    def _count_failure(self, observer: Observer, error: Exception) -> None:
+        failures = self._failures[id(observer)] = self._failures.get(id(observer), 0) + 1
+        if failures >= _FAILURES_FORGIVEN:
+            self.remove(observer)
+            _log.warning(
+                "observer %s failed %d times (%s) and is off", type(observer).__name__, failures, type(error).__name__
+            )

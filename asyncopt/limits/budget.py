@@ -1,0 +1,74 @@
+"""What a study may spend, and what it has spent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from asyncopt.values import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits of one study; ``None`` is no limit. ``calls`` counts requests sent, retries included, cache hits not."""
+
+    calls: int | None = None
+    tokens: int | None = None
+    usd: float | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("calls", "tokens", "usd", "seconds"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"the budget's {name} is {value!r}; it must be a number >= 0, or None for no limit")
+
+
+UNLIMITED = Budget()
+
+
+class Account:
+    """The spending of one study across all its models; calls are reserved before they start, and settled after."""
+
+    __slots__ = ("_reserved_tokens", "_reserved_usd", "budget", "calls", "hits", "input_tokens", "output_tokens", "usd")
+
+    def __init__(self, budget: Budget = UNLIMITED) -> None:
+        self.budget = budget
+        self.calls = 0
+        self.hits = 0
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.usd = 0.0
+        self._reserved_tokens = 0.0
+        self._reserved_usd = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def exhausted(self, tokens: float = 0.0, usd: float = 0.0) -> str | None:
+        """Which limit one more call of up to so many tokens and dollars would exceed, or None if it is affordable."""
+        budget = self.budget
+        if budget is UNLIMITED:
+            return None
+        if budget.calls is not None and self.calls + 1 > budget.calls:
+            return f"the budget of {budget.calls} calls is used up"
+        if budget.tokens is not None and self.tokens + self._reserved_tokens + tokens > budget.tokens:
+            return f"the budget of {budget.tokens} tokens does not cover another call of up to {tokens:.0f}"
+        if budget.usd is not None and self.usd + self._reserved_usd + usd > budget.usd:
+            return f"the budget of ${budget.usd:g} does not cover another call of up to ${usd:.4f}"
+        return None
+
+    def reserve(self, tokens: float, usd: float) -> None:
+        """Count a call that starts now, and set its expected cost aside."""
+        self.calls += 1
+        self._reserved_tokens += tokens
+        self._reserved_usd += usd
+
+    def settle(self, tokens: float, usd: float, usage: Usage, paid: float) -> None:
+        """Replace the reservation of a call that has ended by its usage and the dollars paid for it."""
+        self._reserved_tokens -= tokens
+        self._reserved_usd -= usd
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        self.usd += paid

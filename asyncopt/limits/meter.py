@@ -1,0 +1,56 @@
+"""A rate limit in permits (requests, tokens): aiolimiter's leaky bucket behind a credit ledger.
+
+aiolimiter alone starves large amounts (its waiters stand in a heap by amount), lets two periods' worth through at the
+start, refuses amounts above its capacity, has no refund, and spins on loops whose clock ticks in milliseconds. So the
+dispatcher is its only caller, takes some 20 ms worth of permits at a time, and keeps what it does not use as credit.
+"""
+
+from __future__ import annotations
+
+from aiolimiter import AsyncLimiter
+
+BUCKET_SECONDS = 0.1
+CHUNK_SECONDS = 0.02
+SMALLEST_BUCKET = 2.0
+_EPSILON = (
+    1e-9  # the bucket is larger by this much, or rounding leaves it short of a permit for ever on a virtual clock
+)
+
+
+class Meter:
+    """One dimension of a quota: ``rate`` permits a second, with a burst of 0.1 s of rate, never under two permits."""
+
+    __slots__ = ("_bucket", "_limiter", "credit", "rate")
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.credit = 0.0
+        self._bucket = max(SMALLEST_BUCKET, BUCKET_SECONDS * rate)
+        self._limiter = AsyncLimiter(self._bucket * (1 + _EPSILON), self._bucket / rate)
+
+    def covers(self, amount: float) -> bool:
+        """Whether the permits in hand are enough for this amount."""
+        return self.credit >= amount - _EPSILON
+
+    def spend(self, amount: float) -> None:
+        """Take permits that :meth:`covers` has confirmed."""
+        self.credit -= amount
+
+    def settle(self, reserved: float, used: float) -> None:
+        """Correct a reservation by what was really used: the rest comes back, overuse becomes debt."""
+        self.credit += reserved - used
+
+    async def take_chunk(self, amount: float) -> None:
+        """Wait for one chunk of permits towards ``amount``, and keep it as credit.
+
+        One chunk, not all of it: the dispatcher looks at its queue again between chunks, so a withdrawn or overtaken
+        large request holds nobody up.
+        """
+        missing = max(amount - self.credit, 0.0)
+        chunk = min(max(missing, CHUNK_SECONDS * self.rate), self._bucket)
+        await self._limiter.acquire(chunk)
+        self.credit += chunk
+
+    def forget_credit(self) -> None:
+        """Drop credit above one chunk: what a withdrawn large request has saved up must not leave as a burst."""
+        self.credit = min(self.credit, max(1.0, CHUNK_SECONDS * self.rate))

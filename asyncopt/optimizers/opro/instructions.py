@@ -1,0 +1,98 @@
+"""Instructions as solutions: the paper's meta-prompt, and two ways of asking for models too small to use it.
+
+The meta-prompt has the structure of the paper's appendix C.2 (instruction-tuned optimizers): scored texts in ascending
+order, exemplars with ``<INS>`` where the instruction goes, and a request for a new text in square brackets. ``rewrite``
+asks for a paraphrase of one of the best, ``induction`` for the instruction behind some solved examples (both after APE,
+Zhou et al. 2023): a model of 135M parameters can do those, and copies or drifts when it is shown scores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from random import Random
+
+from asyncopt.codec import clean
+from asyncopt.optimizers.base import derived_seed
+from asyncopt.optimizers.history import Entry
+from asyncopt.optimizers.opro.domain import Ask, Style
+from asyncopt.tasks.task import Example, Task
+from asyncopt.templates import packaged
+
+PLACEHOLDER = "<INS>"
+LONGEST = 500  # characters; the reference drops longer instructions
+REWRITTEN_FROM = 3  # a paraphrase starts from one of this many best
+_PACKAGE = "asyncopt.optimizers.opro.prompts"
+
+_BRACKETED = re.compile(r"\[([^\[\]\n]*)\]")
+_LABEL = re.compile(r"^(?:new |rewritten )?(?:instruction|variation|in other words|output)\s*:\s*", re.IGNORECASE)
+_SENTENCE = r"[A-Z] [^\[\]<>\n]{12,200} [.?!]"
+_GRAMMAR: dict[Style, str] = {
+    "meta-prompt": r'root ::= "[" [A-Z] [^\[\]<>\n]{12,200} "]"',
+    "rewrite": f"root ::= {_SENTENCE}",
+    "induction": f"root ::= {_SENTENCE}",
+}
+
+
+class InstructionDomain:
+    """Instructions for the examples of a task; scores are shares of right answers, shown in hundredths."""
+
+    maximize = True
+
+    def __init__(self, task: Task, styles: tuple[Style, ...], exemplars: int, seed: int) -> None:
+        self._task = task
+        self._seed = seed
+        self._exemplars = min(exemplars, len(task.train))
+        self.styles = styles
+
+    def initial(self) -> Sequence[str]:
+        return self._task.initial
+
+    def ask(self, style: Style, view: Sequence[Entry], step: int, rng: Random) -> Ask:
+        # The paper's samples of a step share one prompt, exemplars included, so their draw depends on the step alone;
+        # the other styles gain from variety, so theirs depends on the sample.
+        if style == "rewrite":
+            base = rng.choice(view[-REWRITTEN_FROM:]).candidate if view else self._task.initial[0]
+            prompt = packaged(_PACKAGE, "rewrite.j2")(instruction=base)
+        elif style == "induction":
+            prompt = packaged(_PACKAGE, "induction.j2")(exemplars=self._drawn(rng, max(self._exemplars, 1)))
+        else:
+            prompt = self._meta_prompt(view, step)
+        return Ask(prompt, _GRAMMAR[style])
+
+    def _meta_prompt(self, view: Sequence[Entry], step: int) -> str:
+        rng = Random(derived_seed(self._seed, step, "exemplars"))
+        shown = [
+            {"input": self._task.render(PLACEHOLDER, example.input), "target": example.target}
+            for example in self._drawn(rng, self._exemplars)
+        ]
+        history = [{"text": entry.candidate, "score": round(100 * (entry.score or 0.0))} for entry in view]
+        return packaged(_PACKAGE, "instructions.j2")(history=history, exemplars=shown)
+
+    def _drawn(self, rng: Random, count: int) -> list[Example]:
+        return [self._task.train[i] for i in sorted(rng.sample(range(len(self._task.train)), count))]
+
+    def read(self, style: Style, answer: str) -> str | None:
+        if style == "meta-prompt":
+            found = _BRACKETED.search(answer)
+            text = found.group(1) if found else ""
+        else:
+            lines = (line.strip() for line in answer.splitlines())
+            text = _LABEL.sub("", next((line for line in lines if line), "")).strip(" \"'“”[]")
+        return self._usable(polished(text))
+
+    def _usable(self, text: str) -> str | None:
+        forbidden = self._task.forbid is not None and self._task.forbid.search(text)
+        return None if not text or len(text) > LONGEST or forbidden or PLACEHOLDER in text else text
+
+    def random(self, rng: Random) -> str | None:
+        return None
+
+    def solved(self, candidate: str) -> bool:
+        return False
+
+
+def polished(text: str) -> str:
+    """The text without bold marks, control characters and outer blanks, its first letter a capital (reference code)."""
+    text = "".join(char for char in clean(text).replace("**", "") if char.isprintable()).strip()
+    return text[:1].upper() + text[1:] if len(text) > 1 else text

@@ -1,0 +1,93 @@
+"""What a study improves instructions for: examples in three splits, how a prompt is rendered, how an answer is graded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from asyncopt.answers import Kind, grade
+from asyncopt.errors import ConfigError
+from asyncopt.templates import compiled
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+Position: TypeAlias = Literal["before_Q", "Q_begin", "Q_end", "A_begin"]
+
+# OPRO, section 5.1 and appendix B: where the instruction stands in the scorer's prompt, without and with the Q/A frame.
+# An empty instruction drops its line. `before_Q` and `A_begin` need the frame: without it they have no place to be.
+_INSTRUCTION_LINE = "{% if instruction %}{{ instruction }}\n{% endif %}"
+_PLAIN: dict[Position, str] = {
+    "Q_begin": _INSTRUCTION_LINE + "{{ input }}",
+    "Q_end": "{{ input }}{% if instruction %}\n{{ instruction }}{% endif %}",
+}
+_FRAMED: dict[Position, str] = {
+    "before_Q": _INSTRUCTION_LINE + "Q: {{ input }}\n\nA:",
+    "Q_begin": "Q: " + _INSTRUCTION_LINE + "{{ input }}\n\nA:",
+    "Q_end": "Q: {{ input }}{% if instruction %}\n{{ instruction }}{% endif %}\n\nA:",
+    "A_begin": "Q: {{ input }}\n\nA:{% if instruction %} {{ instruction }}{% endif %}",
+}
+
+
+def position_template(position: Position, *, frame: bool) -> str:
+    """The template of an instruction position, with or without the ``Q:``/``A:`` frame (paper, section 5.1)."""
+    templates = _FRAMED if frame else _PLAIN
+    if position not in templates:
+        wanted = ", ".join(templates)
+        raise ConfigError(f"the position {position!r} needs the Q/A frame; turn it on, or choose one of {wanted}")
+    return templates[position]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One item: the question, the right answer, and its number in its source."""
+
+    id: int
+    input: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A set of examples for which instructions are searched, and the rules by which a model's answer is graded.
+
+    ``template`` is Jinja with the variables ``instruction`` and ``input``. ``fingerprint`` is a sha256 over the data, so
+    that a resumed study can refuse changed data. ``forbid`` matches text that a candidate may not contain (digits for
+    GSM8K; OPRO, section 5.1, reference code).
+    """
+
+    name: str
+    kind: Kind
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+    validation: tuple[Example, ...] = ()
+    description: str = ""
+    template: str = field(default=_PLAIN["Q_begin"])
+    initial: tuple[str, ...] = ("",)
+    max_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+    fingerprint: str = ""
+    forbid: re.Pattern[str] | None = None
+
+    @cached_property
+    def _render(self) -> Callable[..., str]:
+        return compiled(self.template)
+
+    def render(self, instruction: str, text: str) -> str:
+        """The scorer's prompt for this instruction and this input."""
+        return self._render(instruction=instruction, input=text)
+
+    def grade(self, answer: str, example: Example) -> float:
+        """1.0 if the answer is right, else 0.0."""
+        return float(grade(self.kind, answer, example.target))
+
+    def limited(self, limit: int | None) -> Task:
+        """The same task with at most ``limit`` examples in each split."""
+        if limit is None:
+            return self
+        if limit < 1:
+            raise ConfigError(f"the limit is {limit}; it must be at least 1 example")
+        return replace(
+            self, train=self.train[:limit], validation=self.validation[:limit], test=self.test[:limit]
+        )

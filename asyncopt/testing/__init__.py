@@ -1,0 +1,20 @@
+"""For tests, benchmarks and ``asyncopt simulate``: a simulated API, and loops whose time is virtual."""
+
+from asyncopt.testing.answers import AnswerModel, Item, items_of
+from asyncopt.testing.clock import run_virtual
+from asyncopt.testing.latency import Constant, LogNormal
+from asyncopt.testing.ledger import Entry, Ledger
+from asyncopt.testing.simulated import SimulatedAPI, SimulatedEndpoint
+
+__all__ = [
+    "AnswerModel",
+    "Constant",
+    "Entry",
+    "Item",
+    "Ledger",
+    "LogNormal",
+    "SimulatedAPI",
+    "SimulatedEndpoint",
+    "items_of",
+    "run_virtual",
+]

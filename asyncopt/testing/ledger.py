@@ -1,0 +1,111 @@
+"""What a simulated server saw: every request, when it came, how it ended. The judge of quotas and of lost calls."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from asyncopt.codec import Json
+from asyncopt.testing.chance import digest_of
+
+# Requests that are a second apart do not share a one-second window, whatever their floats say.
+_MARGIN = 1e-9
+
+CANCELLED = 499  # the client left before the answer
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request. Times are in seconds since the server's start; ``status`` is None while it is in flight.
+
+    ``key_hash`` tells API keys apart. ``prompt`` is the contents of the messages, a line break between them, or a hash
+    of that. ``charged`` is what the token quota was asked for; ``input_tokens`` and ``output_tokens`` are those of the
+    answer's usage.
+    """
+
+    number: int
+    arrived: float
+    finished: float | None = None
+    status: int | None = None
+    key_hash: str | None = None
+    model: str = ""
+    prompt: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    charged: int = 0
+
+
+class Ledger:
+    """All requests in the order of their arrival. Without ``keep_prompts`` it holds hashes of the prompts."""
+
+    def __init__(self, *, keep_prompts: bool = True) -> None:
+        self.entries: list[Entry] = []
+        self._keep_prompts = keep_prompts
+        self._in_flight = 0
+        self._most_in_flight = 0
+
+    def open(self, now: float, key_hash: str | None) -> Entry:
+        """The entry of a request that has just arrived."""
+        entry = Entry(len(self.entries), now, key_hash=key_hash)
+        self.entries.append(entry)
+        self._in_flight += 1
+        self._most_in_flight = max(self._most_in_flight, self._in_flight)
+        return entry
+
+    def describe(self, entry: Entry, model: str, prompt: str) -> None:
+        """Notes what the request asks for."""
+        entry.model = model
+        entry.prompt = prompt if self._keep_prompts else digest_of(prompt, 16)
+
+    def close(self, entry: Entry, now: float, status: int) -> None:
+        """Notes how the request ended."""
+        entry.finished = now
+        entry.status = status
+        self._in_flight -= 1
+
+    def count(self) -> int:
+        """How many requests arrived."""
+        return len(self.entries)
+
+    def answered(self) -> int:
+        """How many requests got an answer."""
+        return self._with_status(200)
+
+    def refused(self) -> int:
+        """How many requests a quota refused."""
+        return self._with_status(429)
+
+    def in_flight(self) -> int:
+        """How many requests are in flight now."""
+        return self._in_flight
+
+    def max_in_flight(self) -> int:
+        """The most requests that were in flight at once."""
+        return self._most_in_flight
+
+    def max_in_window(self, seconds: float, *, tokens: bool = False) -> int:
+        """The most requests, refused ones too, that arrived within any half-open window of this length.
+
+        With ``tokens``, the most tokens that those requests asked of the quota.
+        """
+        most = total = first = 0
+        for entry in self.entries:
+            total += entry.charged if tokens else 1
+            while entry.arrived - self.entries[first].arrived >= seconds - _MARGIN:
+                total -= self.entries[first].charged if tokens else 1
+                first += 1
+            most = max(most, total)
+        return most
+
+    def as_json(self) -> Json:
+        """The counters and the entries, as ``GET /ledger`` gives them."""
+        return {
+            "requests": self.count(),
+            "answered": self.answered(),
+            "refused": self.refused(),
+            "in_flight": self.in_flight(),
+            "max_in_flight": self.max_in_flight(),
+            "entries": [asdict(entry) for entry in self.entries],
+        }
+
+    def _with_status(self, status: int) -> int:
+        return sum(entry.status == status for entry in self.entries)

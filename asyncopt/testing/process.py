@@ -1,0 +1,82 @@
+"""Servers as processes: ``asyncopt simulate`` and the bare responder serve until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from asyncopt import codec
+from asyncopt.codec import Json
+from asyncopt.testing.answers import AnswerModel, items_of
+from asyncopt.testing.latency import parse_latency
+from asyncopt.testing.simulated import SimulatedAPI
+
+
+def run_simulator(options: Mapping[str, Any]) -> None:
+    """Serves a simulated API until SIGINT or SIGTERM; prints one line of JSON with its ``url`` when ready.
+
+    ``options`` are those of ``asyncopt simulate``; what is missing or None has its default. ``data`` is a folder of
+    published data sets whose items can then be answered beside those of the tasks that come with the package.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    seed = given.get("seed", 0)
+    api = SimulatedAPI(
+        seed=seed,
+        latency=parse_latency(given.get("latency", "0")),
+        requests_per_second=given.get("rps"),
+        request_burst=given.get("burst"),
+        tokens_per_second=given.get("tps"),
+        token_burst=given.get("token_burst"),
+        refused_count=given.get("refused_count", False),
+        concurrency=given.get("concurrency"),
+        answers=AnswerModel(seed, _items(given.get("data"))),
+        require_key=given.get("key"),
+    )
+
+    def ready(url: str) -> Json:
+        return {
+            "event": "ready",
+            "url": url,
+            "port": urlsplit(url).port,
+            "identity": api.identity,
+            "pid": os.getpid(),
+        }
+
+    serve_until_signal(lambda: api.serve(given.get("port", 0)), ready)
+
+
+def serve_until_signal(serving: Callable[[], AbstractAsyncContextManager[str]], ready: Callable[[str], Json]) -> None:
+    """Serves until SIGINT or SIGTERM, and returns; when ready, prints ``ready(url)`` as one line of JSON."""
+
+    async def main() -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # Windows: SIGINT comes as KeyboardInterrupt
+                loop.add_signal_handler(number, stopped.set)
+        async with serving() as url:
+            print(codec.dumps(ready(url)).decode(), flush=True)
+            await stopped.wait()
+
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        runner.run(main())
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _items(data: Path | None) -> dict[str, Any]:
+    return items_of([])

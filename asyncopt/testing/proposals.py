@@ -1,0 +1,109 @@
+"""What the simulated model proposes when a prompt asks for something better than what it shows.
+
+It is a random walk from the best of what is shown: blind to the objective, so that a run makes progress by selection
+alone, as fast as the history in its prompts allows.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from asyncopt.testing.chance import digest_of
+
+_WORDS = """
+answer answers break by calculate carefully check clearly compute consider correct detail each every exactly explain
+final find first focus give instructions key let logically mistakes number only parts precisely problem question
+quickly read reason result sense show simple slowly solution solve state step steps then think through twice
+understand units verify work
+"""
+VOCABULARY = tuple(_WORDS.split())
+
+_LONGEST = 40  # words of a proposed instruction
+_TRIES = 20
+
+_NUMBER = r"(-?\d+(?:\.\d+)?)"
+_PAIR = re.compile(rf"w\s*=\s*{_NUMBER}\s*,\s*b\s*=\s*{_NUMBER}\s+value:\s*{_NUMBER}", re.IGNORECASE)
+_SCORED = re.compile(rf"^text:\s*(.*?)\s*^score:\s*{_NUMBER}", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+_VARIATION = re.compile(r"\b(?:variations?|paraphrase|rephrase|rewrite|reword|in other words)\b", re.IGNORECASE)
+_LABELLED = re.compile(r"^(?:input|instruction|text|prompt):(.*)$", re.IGNORECASE | re.MULTILINE)
+_QUOTED = re.compile(r"\"([^\"\n]+)\"")
+_INDUCTION = re.compile(r"\bwrite\b.*\binstruction\b.*\s*\Z", re.IGNORECASE)
+_UNWANTED = re.compile(r"[\[\]<>\d\s]+")
+
+
+def _rng(seed: int, purpose: str, prompt: str, draw: str) -> random.Random:
+    return random.Random(f"{seed}:{purpose}:{digest_of(prompt)}:{draw}")
+
+
+def propose(seed: int, prompt: str, draw: str) -> str | None:
+    """A reply to a meta-prompt, None if it is none: a pair ``[w, b]``, or an instruction in square brackets.
+
+    Where the prompt ends with the wish for the instruction behind some examples, an instruction without brackets.
+    """
+    if "[w, b]" in prompt:
+        pairs = [(int(float(w)), int(float(b)), float(value)) for w, b, value in _PAIR.findall(prompt)]
+        w, b = _new_pair(_rng(seed, "pair", prompt, draw), pairs)
+        return f"A pair beside the best ones could have a lower value: [{w}, {b}]"
+    scored = [(text, float(score)) for text, score in _SCORED.findall(prompt)]
+    if scored or "square bracket" in prompt.lower():
+        return f"[{_new_text(_rng(seed, 'text', prompt, draw), scored)}]"
+    if _INDUCTION.search(prompt):
+        rng = _rng(seed, "induction", prompt, draw)
+        return _mutated(rng, " ".join(rng.sample(VOCABULARY, 5)))
+    return None
+
+
+def vary(seed: int, prompt: str, draw: str) -> str | None:
+    """Another wording, on one line, of the instruction in a request for a variation; None if it is none."""
+    if not _VARIATION.search(prompt):
+        return None
+    named = _LABELLED.findall(prompt) or _QUOTED.findall(prompt) or prompt.strip().splitlines()[-1:]
+    return _mutated(_rng(seed, "variation", prompt, draw), max(named, key=len))
+
+
+def small_talk(seed: int, prompt: str, draw: str) -> str:
+    """A few words for a prompt that nothing is known about."""
+    return " ".join(_rng(seed, "talk", prompt, draw).sample(VOCABULARY, 4)).capitalize() + "."
+
+
+def _new_pair(rng: random.Random, pairs: list[tuple[int, int, float]]) -> tuple[int, int]:
+    """A pair of whole numbers that is not shown, by a step along the difference of a good and another shown pair."""
+    if not pairs:
+        return rng.randint(10, 20), rng.randint(10, 20)
+    shown = {(w, b) for w, b, _ in pairs}
+    best_first = sorted(pairs, key=lambda pair: pair[2])
+    new = best_first[0][:2]
+    for attempt in range(_TRIES):
+        good, other = rng.choice(best_first[:3]), rng.choice(best_first)
+        reach = rng.uniform(-0.5, 1.5)
+        spread = 1.0 + attempt / 4
+        w = good[0] + reach * (good[0] - other[0]) + rng.gauss(0, spread)
+        b = good[1] + reach * (good[1] - other[1]) + rng.gauss(0, 2 * spread)
+        new = (round(w), round(b))
+        if new not in shown:
+            break
+    return new
+
+
+def _new_text(rng: random.Random, scored: list[tuple[str, float]]) -> str:
+    shown = {text for text, _ in scored}
+    best = [text for text, _ in sorted(scored, key=lambda pair: -pair[1])[:3]] or [""]
+    new = ""
+    for _ in range(_TRIES):
+        new = _mutated(rng, rng.choice(best))
+        if new not in shown:
+            break
+    return new
+
+
+def _mutated(rng: random.Random, text: str) -> str:
+    """The text with one to three words added, removed or replaced; never empty, without digits or brackets."""
+    words = _UNWANTED.sub(" ", text).lower().rstrip(" .").split()[:_LONGEST]
+    for _ in range(rng.randint(1, 3)):
+        kind = rng.choice(("add", "replace", "remove")) if len(words) > 1 else "add"
+        place = rng.randrange(len(words) + (kind == "add"))
+        replacement = [] if kind == "remove" else [rng.choice(VOCABULARY)]
+        words[place : place + (kind != "add")] = replacement
+    sentence = " ".join(words[:_LONGEST])
+    return sentence[:1].upper() + sentence[1:] + "."

@@ -1,0 +1,235 @@
+"""The values that travel through the engine: requests on the way out, completions and faults on the way back.
+
+All of them are frozen and checked when built. What decides an answer is in the request, and only that: priorities,
+budgets and deadlines travel beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import Literal, TypeAlias
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"role is {self.role!r}; it must be one of {', '.join(ROLES)}")
+        if not isinstance(self.content, str):
+            raise ValueError(f"content is a {type(self.content).__name__}; it must be a str")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw an answer. ``None`` leaves a parameter to the server and out of the request.
+
+    ``draw`` numbers the samples of one prompt: it is part of the cache key, never sent, and makes the third sample of
+    a prompt another answer than the second. ``grammar`` is a GBNF grammar that the answer must match; only servers with
+    :attr:`Capabilities.grammar` accept it.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    draw: int = 0
+    grammar: str | None = None
+
+    def __post_init__(self) -> None:
+        # 0 and 0.0 ask for the same thing, so they must give the same cache key.
+        for name in ("temperature", "top_p"):
+            value = getattr(self, name)
+            if value is not None:
+                if not (math.isfinite(value) and value >= 0):
+                    raise ValueError(f"{name} is {value!r}; it must be a finite number >= 0")
+                object.__setattr__(self, name, float(value))
+        if self.top_p is not None and self.top_p > 1:
+            raise ValueError(f"top_p is {self.top_p!r}; it must be at most 1")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens!r}; it must be >= 1")
+        if self.draw < 0:
+            raise ValueError(f"draw is {self.draw!r}; it must be >= 0")
+        if not isinstance(self.stop, tuple):
+            if isinstance(self.stop, str):
+                raise ValueError(f"stop is the text {self.stop!r}; it must be a tuple of texts")
+            object.__setattr__(self, "stop", tuple(self.stop))
+
+
+DEFAULT_SAMPLING = Sampling()
+
+Prompt: TypeAlias = "str | Sequence[Message]"
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """A request to continue a conversation; answered by a :class:`Completion`."""
+
+    prompt: tuple[Message, ...]
+    sampling: Sampling = DEFAULT_SAMPLING
+    top_logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError("the prompt has no message; give at least one")
+        if self.top_logprobs < 0:
+            raise ValueError(f"top_logprobs is {self.top_logprobs!r}; it must be >= 0")
+
+    @classmethod
+    def of(cls, prompt: Prompt, sampling: Sampling = DEFAULT_SAMPLING, *, top_logprobs: int = 0) -> Generate:
+        """A request from a text (one user message) or from a sequence of messages."""
+        messages = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+        return cls(messages, sampling, top_logprobs)
+
+
+class Priority(IntEnum):
+    """What goes first when calls queue: requests that unlock more work, then scoring, then speculation."""
+
+    PROPOSE = 0
+    SCORE = 1
+    SPECULATE = 2
+
+
+class Finish(Enum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call as the server counted them; ``estimated`` marks our own count where it did not."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One generated token, its log-probability (natural logarithm) and the most probable alternatives."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A model's answer."""
+
+    text: str
+    finish: Finish = Finish.STOP
+    usage: Usage = field(default_factory=Usage)
+    token_logprobs: tuple[TokenLogprob, ...] = ()
+    served_model: str = ""
+
+
+class FaultKind(Enum):
+    """What went wrong with an attempt, decided at the transport's edge by code, type and status, never by message."""
+
+    RATE_LIMITED = "rate_limited"
+    RAMP = "ramp"
+    QUOTA = "quota"
+    QUOTA_DAILY = "quota_daily"
+    FATAL_CONFIG = "fatal_config"
+    TOO_LARGE = "too_large"
+    REFUSED = "refused"
+    BAD_REQUEST = "bad_request"
+    TRANSIENT = "transient"
+    AMBIGUOUS = "ambiguous"
+    MALFORMED = "malformed"
+    TRUNCATED = "truncated"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A failed attempt. Inside the engine a failure is a value; it becomes an exception only for the caller.
+
+    ``detail`` is cleaned text of at most 200 characters without credentials; ``retry_after`` is in seconds;
+    ``retry`` is the server's own word on whether to try again (``x-should-retry``), ``None`` where it said nothing;
+    ``usage`` is what was paid for nothing (an answer that was refused or cut off).
+    """
+
+    kind: FaultKind
+    detail: str
+    retry_after: float | None = None
+    retry: bool | None = None
+    usage: Usage | None = None
+
+
+class Outcome(Enum):
+    """How one (candidate, example, draw) ended. Exactly one of these, and a failed call is never a score of 0."""
+
+    SCORED = "scored"
+    REFUSED = "refused"
+    TRUNCATED = "truncated"
+    TOO_LARGE = "too_large"
+    FAILED = "failed"
+    METRIC_ERROR = "metric_error"
+    WITHDRAWN = "withdrawn"
+    SKIPPED_BUDGET = "skipped_budget"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What an endpoint allows. ``None`` means not known; ``concurrency`` is the most calls in flight.
+
+    Models of one endpoint and key that state the same ``scope`` draw on one quota; by default each model has its own.
+    """
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    concurrency: int | None = None
+    scope: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_minute", "tokens_per_minute", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value!r}; it must be a number above 0, or None for unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+    def of(self, usage: Usage) -> float:
+        """Dollars for this usage. Cached input is charged in full: an upper bound, since discounts differ."""
+        return (usage.input_tokens * self.input + usage.output_tokens * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an endpoint can be asked for."""
+
+    chat: bool = True
+    completion: bool = False
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    seed: bool = True
+    n: bool = False
+    logit_bias: bool = False
+    batch: bool = False
+    grammar: bool = False

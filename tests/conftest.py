@@ -1,0 +1,34 @@
+"""What the tests share: the asyncio backend, the published data, and a short way to run on a virtual clock."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("asyncopt", deadline=None, max_examples=60)  # no test judges by the wall clock
+settings.load_profile("asyncopt")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of published data sets; tests that need it say loudly that they were skipped."""
+    stated = os.environ.get("ASYNCOPT_DATA")
+    if not stated or not Path(stated).is_dir():
+        pytest.skip("ASYNCOPT_DATA is not set to a folder with gsm8k/ and bbh/: published data sets are not tested")
+    return Path(stated)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Keys and addresses of whoever runs the tests must not reach them."""
+    for name in list(os.environ):
+        if name.startswith(("OPENAI_", "ANTHROPIC_")):
+            monkeypatch.delenv(name)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncopt.cache import SqliteCache
+from asyncopt.cache.memory import Recent, pack, unpack
+from asyncopt.values import Completion, Finish, TokenLogprob, Usage
+
+pytestmark = pytest.mark.anyio
+
+
+async def fill(path: Path, count: int = 10) -> dict[bytes, bytes]:
+    values = {f"key-{number:012}".encode(): f"value {number}".encode() for number in range(count)}
+    cache = SqliteCache(path)
+    for key, value in values.items():
+        cache.put(key, value)
+    await cache.aclose()
+    return values
+
+
+async def read(path: Path, keys: list[bytes]) -> dict[bytes, bytes]:
+    cache = SqliteCache(path)
+    try:
+        return await cache.get_many(keys)
+    finally:
+        await cache.aclose()
+
+
+async def test_values_outlive_the_cache_object(tmp_path: Path) -> None:
+    values = await fill(tmp_path / "c.sqlite", 1234)
+    assert await read(tmp_path / "c.sqlite", [*values, b"unknown"]) == values
+
+
+async def test_a_value_is_found_before_it_is_on_disk(tmp_path: Path) -> None:
+    cache = SqliteCache(tmp_path / "c.sqlite")
+    cache.put(b"k", b"v")
+    assert await cache.get_many([b"k"]) == {b"k": b"v"}
+    await cache.aclose()
+
+
+async def test_after_flush_another_process_sees_it(tmp_path: Path) -> None:
+    cache = SqliteCache(tmp_path / "c.sqlite")
+    cache.put(b"k", b"v")
+    await cache.flush()
+    with sqlite3.connect(tmp_path / "c.sqlite") as other:
+        assert other.execute("SELECT value FROM answers_v1").fetchall() == [(b"v",)]
+    other.close()
+    await cache.aclose()
+
+
+async def test_two_caches_share_one_file(tmp_path: Path) -> None:
+    one, two = SqliteCache(tmp_path / "c.sqlite"), SqliteCache(tmp_path / "c.sqlite")
+    for number in range(500):
+        (one if number % 2 else two).put(b"%d" % number, b"x")
+    await asyncio.gather(one.flush(), two.flush())
+    assert len(await one.get_many([b"%d" % number for number in range(500)])) == 500
+    await one.aclose()
+    await two.aclose()
+
+
+async def test_a_flipped_byte_is_a_miss_and_is_cleared_away(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    values = await fill(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE answers_v1 SET value = ? WHERE key = ?", (b"value X", next(iter(values))))
+    connection.close()
+    found = await read(path, list(values))
+    assert found == dict(list(values.items())[1:])
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM answers_v1").fetchone() == (9,)
+    connection.close()
+
+
+async def test_a_value_under_another_key_is_a_miss(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    first, second = list(await fill(path, 2))
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM answers_v1 WHERE key = ?", (second,))
+        connection.execute("UPDATE answers_v1 SET key = ?", (second,))
+    connection.close()
+    assert await read(path, [first, second]) == {}
+
+
+async def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "c.sqlite"
+    path.write_bytes(b"this is no database, but it is long enough to look at" * 100)
+    values = await fill(path)
+    assert await read(path, list(values)) == values
+    assert len(list(tmp_path.glob("c.sqlite.damaged-*"))) == 1
+    assert "kept as" in caplog.text
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _under_a_file(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.write_text("a file")
+
+
+@pytest.mark.parametrize("spoil", [_directory, _under_a_file])
+async def test_where_nothing_can_be_stored_the_run_goes_on(
+    spoil: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "folder" / "c.sqlite"
+    path.parent.mkdir()
+    spoil(path)
+    cache = SqliteCache(path)
+    cache.put(b"k", b"v")
+    await cache.flush()
+    assert await cache.get_many([b"k"]) == {b"k": b"v"}
+    assert cache.degraded
+    assert "the run goes on" in caplog.text
+    await cache.aclose()
+
+
+async def test_a_disk_that_fails_later_loses_nothing_in_memory(tmp_path: Path) -> None:
+    cache = SqliteCache(tmp_path / "c.sqlite")
+    cache.put(b"a", b"1")
+    await cache.flush()
+    assert cache._connection is not None
+    os.truncate(tmp_path / "c.sqlite", 10)
+    (tmp_path / "c.sqlite-wal").write_bytes(b"")
+    cache.put(b"b", b"2")
+    await cache.flush()
+    assert (await cache.get_many([b"b"])).get(b"b") == b"2"
+    await cache.aclose()
+
+
+completions = st.builds(
+    Completion,
+    text=st.text(),
+    finish=st.sampled_from(Finish),
+    usage=st.builds(Usage, st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.booleans()),
+    token_logprobs=st.lists(
+        st.builds(TokenLogprob, st.text(), st.floats(-50, 0), st.just((("a", -1.0), ("b", -2.0)))), max_size=2
+    ).map(tuple),
+    served_model=st.text(),
+)
+
+
+@given(completions)
+def test_a_completion_comes_back_as_it_was(completion: Completion) -> None:
+    assert unpack(pack(completion)) == completion
+
+
+@given(st.binary())
+def test_anything_else_is_a_miss(value: bytes) -> None:
+    assert unpack(value) is None
+
+
+@pytest.mark.parametrize("value", [b"{}", b"[]", b"null", b'{"text":1}', pack(Completion("x"))[:-1]])
+def test_half_a_completion_is_a_miss(value: bytes) -> None:
+    assert unpack(value) is None
+
+
+def test_memory_keeps_what_was_used_last() -> None:
+    recent = Recent(limit=2)
+    for key in (b"a", b"b"):
+        recent.put(key, Completion(key.decode()))
+    recent.get(b"a")
+    recent.put(b"c", Completion("c"))
+    assert recent.get(b"b") is None
+    assert recent.get(b"a") is not None

@@ -1,0 +1,221 @@
+"""The HTTP transport against real servers on this machine, well-behaved ones and others."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from aiohttp import web
+
+from asyncopt.endpoints.http import IDENTITY_HEADER, MAX_BODY, HttpEndpoint, stated_identity
+from asyncopt.endpoints.protocol import Answer
+from asyncopt.errors import ConfigError
+from asyncopt.values import Completion, Fault, FaultKind, Generate
+
+pytestmark = [pytest.mark.anyio, pytest.mark.real]
+
+KEY = "sk-canary-0123456789"
+GOOD = orjson.dumps(
+    {
+        "choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+    }
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[str]:
+    app = web.Application(client_max_size=2**26)
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def raw(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await answer(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+async def send(url: str, key: str | None = KEY) -> Answer:
+    endpoint = HttpEndpoint(url, key)
+    try:
+        return await endpoint.send("m", Generate.of("q"))
+    finally:
+        await endpoint.aclose()
+
+
+async def test_a_call_arrives_whole_and_its_answer_comes_back() -> None:
+    seen: list[tuple[str, str, bytes]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append((request.path, request.headers["Authorization"], await request.read()))
+        return web.Response(body=GOOD, content_type="application/json")
+
+    async with serving(handler) as url:
+        answer = await send(url)
+    assert isinstance(answer, Completion)
+    assert answer.text == "hello"
+    assert seen == [
+        ("/v1/chat/completions", f"Bearer {KEY}", b'{"model":"m","messages":[{"role":"user","content":"q"}]}')
+    ]
+
+
+async def test_redirects_are_not_followed_and_cookies_not_kept() -> None:
+    reached: list[str] = []
+
+    async def other(request: web.Request) -> web.Response:
+        reached.append(request.path)
+        return web.Response(body=GOOD)
+
+    async with serving(other) as elsewhere:
+
+        async def handler(request: web.Request) -> web.Response:
+            raise web.HTTPTemporaryRedirect(f"{elsewhere}/chat/completions")
+
+        async with serving(handler) as url:
+            answer = await send(url)
+    assert isinstance(answer, Fault)
+    assert answer.kind is FaultKind.FATAL_CONFIG
+    assert reached == []
+
+    cookies: list[str | None] = []
+
+    async def setter(request: web.Request) -> web.Response:
+        cookies.append(request.headers.get("Cookie"))
+        response = web.Response(body=GOOD)
+        response.set_cookie("track", "me")
+        return response
+
+    async with serving(setter) as url:
+        endpoint = HttpEndpoint(url)
+        for _ in range(2):
+            await endpoint.send("m", Generate.of("q"))
+        await endpoint.aclose()
+    assert cookies == [None, None]
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+async def test_an_answer_is_read_to_eight_mebibytes_and_no_further(coding: str) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        if coding == "gzip":
+            response.headers["Content-Encoding"] = "gzip"
+        await response.prepare(request)
+        block = gzip.compress(b" " * 2**26) if coding == "gzip" else b" " * 2**20
+        for _ in range(1 if coding == "gzip" else 64):
+            try:
+                await response.write(block)
+            except ConnectionError:
+                break
+        return response
+
+    async with serving(handler) as url:
+        answer = await send(url)
+    assert isinstance(answer, Fault)
+    assert answer.kind is FaultKind.MALFORMED
+    assert str(MAX_BODY) in answer.detail
+
+
+async def test_a_compressed_answer_of_ordinary_size_is_read() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(GOOD), headers={"Content-Encoding": "gzip"})
+
+    async with serving(handler) as url:
+        assert isinstance(await send(url), Completion)
+
+
+async def test_a_server_that_echoes_the_key_does_not_get_it_into_the_fault() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        body = {"error": {"message": f"bad key {KEY}", "code": "invalid_api_key"}}
+        return web.Response(status=401, body=orjson.dumps(body))
+
+    async with serving(handler) as url:
+        answer = await send(url)
+    assert isinstance(answer, Fault)
+    assert answer.kind is FaultKind.FATAL_CONFIG
+    assert KEY not in repr(answer)
+
+
+async def _close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    return
+
+
+async def _garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello I am no http server\r\n\r\n")
+
+
+async def _long_header(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n")
+
+
+async def _short_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + GOOD[:20])
+
+
+async def _cut_without_length(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + GOOD[:20])
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kinds"),
+    [
+        (_close, {FaultKind.TRANSIENT}),
+        (_garbage, {FaultKind.MALFORMED}),
+        (_long_header, {FaultKind.MALFORMED}),
+        (_short_body, {FaultKind.AMBIGUOUS}),
+        (_cut_without_length, {FaultKind.MALFORMED}),
+    ],
+)
+async def test_broken_servers_are_faults_never_exceptions(
+    behaviour: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], kinds: set[FaultKind]
+) -> None:
+    async with raw(behaviour) as url:
+        answer = await send(url)
+    assert isinstance(answer, Fault)
+    assert answer.kind in kinds
+    assert KEY not in repr(answer)
+
+
+async def test_nobody_listening_is_a_passing_fault() -> None:
+    async with raw(_close) as url:
+        pass
+    answer = await send(url)
+    assert isinstance(answer, Fault)
+    assert answer.kind is FaultKind.TRANSIENT
+
+
+async def test_a_server_on_this_machine_may_state_its_identity() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=b"{}", headers={IDENTITY_HEADER: "simulated:7"})
+
+    async def silent(request: web.Request) -> web.Response:
+        return web.Response(status=404)
+
+    async with serving(handler) as url:
+        assert await stated_identity(url) == "stated:simulated:7"
+    async with serving(silent) as url:
+        assert await stated_identity(url) is None
+    assert await stated_identity(url) is None  # nobody there any more
+    assert await stated_identity("https://api.example.com/v1") is None  # never asked
+    with pytest.raises(ConfigError):
+        await stated_identity("https://u:p@host/v1")
