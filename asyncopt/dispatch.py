@@ -11,119 +11,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
-from heapq import heapify, heappop, heappush
-from itertools import count
 from random import Random
 
+from asyncopt.callqueue import CallQueue
+from asyncopt.calls import Call, State, counted_tokens
 from asyncopt.endpoints.protocol import Answer, Endpoint
 from asyncopt.errors import AsyncoptError, BudgetExhausted
 from asyncopt.events import AttemptFailed, CallEnded, Events
 from asyncopt.limits import backoff
-from asyncopt.limits.budget import Account
 from asyncopt.limits.gate import Gate
 from asyncopt.limits.meter import Meter
 from asyncopt.limits.slots import Slots
-from asyncopt.values import Completion, Fault, FaultKind, Generate, Price, Priority, Quota, Usage
+from asyncopt.values import Completion, Fault, FaultKind, Quota, Usage
 
 SWEEP_SECONDS = 0.5
 _CLOSED = "the engine was closed before this call had its answer"
 _NO_USAGE = Usage()
 _TERMINAL = frozenset({FaultKind.QUOTA, FaultKind.QUOTA_DAILY, FaultKind.FATAL_CONFIG})
-
-
-class State(Enum):
-    """Where a call is; it moves to the right only, apart from a retry's way back into the queue."""
-
-    QUEUED = 1
-    IN_FLIGHT = 2
-    DONE = 3
-
-
-class Call:
-    """One request on its way, with everybody who waits for its answer."""
-
-    __slots__ = (
-        "_on_done",
-        "attempts",
-        "expired",
-        "failures",
-        "key",
-        "model",
-        "order",
-        "payer",
-        "previous",
-        "price",
-        "priority",
-        "queued_at",
-        "request",
-        "started_at",
-        "state",
-        "timeout",
-        "tokens",
-        "usd",
-        "waiters",
-    )
-
-    def __init__(
-        self,
-        key: bytes,
-        model: str,
-        request: Generate,
-        priority: Priority,
-        tokens: float,
-        price: Price | None,
-        timeout: float,
-        on_done: Callable[[Call, Answer | AsyncoptError], None],
-    ) -> None:
-        self.key = key
-        self.model = model
-        self.request = request
-        self.priority = priority
-        self.tokens = tokens
-        self.price = price
-        self.timeout = timeout
-        self._on_done = on_done
-        self.usd = 0.0 if price is None else price.of(_expected(tokens, request))
-        self.waiters: list[Waiter] = []
-        self.payer: Account | None = None
-        self.state = State.QUEUED
-        self.attempts = self.failures = 0
-        self.order = -1
-        self.previous = self.queued_at = self.started_at = 0.0
-        self.expired = False
-
-    def finish(self, result: Answer | AsyncoptError) -> None:
-        if self.state is not State.DONE:
-            self.state = State.DONE
-            self._on_done(self, result)
-
-
-class Waiter(asyncio.Future[Completion]):
-    """A caller's future for one answer. Cancelling it withdraws the call if it was the last to wait for it."""
-
-    __slots__ = ("account", "call", "withdraw")
-
-    account: Account
-    call: Call | None
-    withdraw: Callable[[Call], None]
-
-    def cancel(self, msg: object | None = None) -> bool:
-        cancelled = super().cancel(msg)
-        call = getattr(self, "call", None)
-        if cancelled and call is not None:
-            self.call = None
-            call.waiters.remove(self)
-            if not call.waiters:
-                self.withdraw(call)
-        return cancelled
-
-
-def _expected(tokens: float, request: Generate) -> Usage:
-    output = min(request.sampling.max_tokens or int(tokens), int(tokens))
-    return Usage(max(int(tokens) - output, 0), output, estimated=True)
 
 
 @dataclass(slots=True)
@@ -151,9 +56,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         # Jitter decides no result; seeding it keeps simulated runs the same from one day to the next.
         self._rng = Random(f"{endpoint.identity}:backoff")
-        self._queue: list[tuple[int, int, Call]] = []
-        self._stale = 0  # withdrawn calls still in the heap
-        self._order = count()
+        self._queue = CallQueue(self._loop, due=self._start_next)
         self._idle: deque[asyncio.Future[Call]] = deque()
         self._in_flight: dict[asyncio.Task[None], Call] = {}
         self._workers: set[asyncio.Task[None]] = set()
@@ -161,13 +64,12 @@ class Dispatcher:
         self._poked = False
         self._pump: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self._retries: dict[Call, asyncio.TimerHandle] = {}
         self._dead: Fault | None = None
         self._drained: asyncio.Future[None] | None = None
 
     @property
     def queued(self) -> int:
-        return len(self._queue) - self._stale + len(self._retries)
+        return len(self._queue)
 
     @property
     def in_flight(self) -> int:
@@ -180,9 +82,8 @@ class Dispatcher:
         if self._dead is not None:
             call.finish(self._dead)
             return
-        call.order = next(self._order)
         call.queued_at = self._loop.time()
-        heappush(self._queue, (call.priority, call.order, call))
+        self._queue.push(call)
         self._start_next()
 
     def _start_next(self) -> None:
@@ -197,33 +98,18 @@ class Dispatcher:
 
     def withdraw(self, call: Call) -> None:
         """Take back a call that has not started; one in flight is paid for and goes on, and its answer is kept."""
-        if call.state is not State.QUEUED:
-            return
-        call.state = State.DONE
-        timer = self._retries.pop(call, None)
-        if timer is not None:
-            timer.cancel()
-            return
-        if call.order < 0:  # the cache is still being asked
-            return
-        self._stale += 1
-        if self._stale > 1000 and self._stale * 2 > len(self._queue):
-            self._queue = [entry for entry in self._queue if entry[2].state is State.QUEUED]
-            heapify(self._queue)
-            self._stale = 0
-        self._poke()
+        if call.state is State.QUEUED:
+            self._queue.withdraw(call)
+            self._poke()
 
     # -- admission -----------------------------------------------------------------------------------------------------
 
     def _head(self) -> Call | None:
         """The next call in turn that somebody still wants and can pay for."""
-        while self._queue:
-            call = self._queue[0][2]
-            if call.state is State.QUEUED and self._find_payer(call):
+        while (call := self._queue.head()) is not None:
+            if self._find_payer(call):
                 return call
-            heappop(self._queue)
-            if call.state is State.DONE:
-                self._stale = max(self._stale - 1, 0)
+            self._queue.withdraw(call)
         return None
 
     def _find_payer(self, call: Call) -> bool:
@@ -237,7 +123,6 @@ class Dispatcher:
             waiter.call = None
             waiter.set_exception(BudgetExhausted(f"{reason}; raise it and resume the study"))
         call.finish(Fault(FaultKind.TRANSIENT, "nobody could pay for the call"))
-        self._stale += 1
         return False
 
     def _take(self) -> Call | None:
@@ -252,7 +137,7 @@ class Dispatcher:
             return None
         if tokens is not None and not tokens.covers(call.tokens):
             return None
-        heappop(self._queue)
+        self._queue.pop()
         if requests is not None:
             requests.spend(1.0)
         if tokens is not None:
@@ -334,7 +219,7 @@ class Dispatcher:
             answer = await self._attempt(me, call)
             self._ended(call, answer)
             call = self._take()
-            if call is None and self._queue:
+            if call is None and len(self._queue):
                 self._start_next()
 
     async def _attempt(self, me: asyncio.Task[None], call: Call) -> Answer:
@@ -382,7 +267,7 @@ class Dispatcher:
         self.counts.completed += 1
         self._gate.answered(call.started_at)
         if answer.usage.estimated:
-            usage = Usage(*_counted(call, answer.text), estimated=True)
+            usage = Usage(*counted_tokens(call, answer.text), estimated=True)
             answer = Completion(answer.text, answer.finish, usage, answer.token_logprobs, answer.served_model)
         self._settle(call, answer.usage)
         return answer
@@ -433,31 +318,18 @@ class Dispatcher:
     def _retry(self, call: Call, wait: float) -> None:
         call.state = State.QUEUED
         if wait > 0:
-            self._retries[call] = self._loop.call_later(wait, self._requeue, call)
+            self._queue.push_later(call, wait)
         else:
-            self._requeue(call)
-
-    def _requeue(self, call: Call) -> None:
-        self._retries.pop(call, None)
-        heappush(self._queue, (call.priority, call.order, call))
-        self._start_next()
+            self._queue.push(call)
+            self._start_next()
 
     def _die(self, call: Call, fault: Fault) -> None:
         """The endpoint will serve nobody as things are: end everything that waits for it, so that no more is sent."""
         self._dead = fault
         self._report(call, fault, None)
         self._conclude(call, fault, fault.kind.value, _NO_USAGE)
-        waiting = [entry[2] for entry in self._queue if entry[2].state is State.QUEUED] + list(self._retries)
-        self._drop_queue()
-        for other in waiting:
+        for other in self._queue.clear():
             other.finish(fault)
-
-    def _drop_queue(self) -> None:
-        for timer in self._retries.values():
-            timer.cancel()
-        self._retries.clear()
-        self._queue.clear()
-        self._stale = 0
 
     def _report(self, call: Call, fault: Fault, wait: float | None) -> None:
         if self._events:
@@ -478,9 +350,7 @@ class Dispatcher:
         A call in flight is paid for, so its answer is waited for and kept. Being cancelled cuts the grace short.
         """
         self._dead = self._dead or Fault(FaultKind.TRANSIENT, _CLOSED)
-        waiting = [*(entry[2] for entry in self._queue), *self._retries]
-        self._drop_queue()
-        for call in waiting:
+        for call in self._queue.clear():
             call.finish(AsyncoptError(_CLOSED))
         try:
             await self._drain(grace)
@@ -504,14 +374,3 @@ class Dispatcher:
         for call in calls:
             call.finish(AsyncoptError(_CLOSED))
         await self.endpoint.aclose()
-
-
-def _counted(call: Call, text: str) -> tuple[int, int]:
-    """Our own count of input and output tokens, where the server gives none: four bytes a token."""
-    return prompt_tokens(call.request), -(-len(text.encode("utf-8", "replace")) // 4)
-
-
-def prompt_tokens(request: Generate) -> int:
-    """About how many tokens the prompt has: four bytes a token, and four tokens a message for the template."""
-    size = sum(len(message.content.encode("utf-8", "replace")) for message in request.prompt)
-    return -(-size // 4) + 4 * len(request.prompt)

@@ -10,7 +10,8 @@ from typing import Self
 
 from asyncopt.cache import Cache, SqliteCache
 from asyncopt.cache.memory import Recent, pack, unpack
-from asyncopt.dispatch import Call, Dispatcher, State, Waiter, prompt_tokens
+from asyncopt.calls import Call, State, Waiter, prompt_tokens
+from asyncopt.dispatch import Dispatcher
 from asyncopt.endpoints.http import HttpEndpoint
 from asyncopt.endpoints.protocol import Answer, Endpoint
 from asyncopt.errors import AsyncoptError, ConfigError, error_of

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: a server in a process of its own, pinned cores, medians, a table and a JSON file."""
+"""What the scripts share: a server in a process of its own, pinned cores, medians, a table and a JSON file."""
 
 from __future__ import annotations
 

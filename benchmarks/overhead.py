@@ -50,14 +50,12 @@ async def bare(url: str, calls: int, concurrency: int) -> float:
     ) as session:
 
         async def worker(budget: int | None) -> None:
-            done = 0
-            for number in numbers:
+            for done, number in enumerate(numbers, 1):
                 body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": f"{TEXT}{number}"}]})
                 async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                     answer = orjson.loads(await response.read())
                 assert answer["choices"][0]["message"]["content"]
                 assert answer["usage"]["completion_tokens"] >= 0
-                done += 1
                 if done == budget:
                     return
 

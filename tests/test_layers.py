@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "asyncopt"
 LAYERS: dict[str, int] = {
     "values": 0, "events": 0, "errors": 0, "codec": 0, "identity": 0, "templates": 0, "loops": 0,
     "limits": 1, "endpoints": 1, "cache": 1, "tasks": 1, "answers": 1, "stats": 1,
-    "dispatch": 2, "engine": 2,
+    "calls": 2, "callqueue": 2, "dispatch": 2, "engine": 2,
     "evaluate": 3, "optimizers": 3,
     "journal": 4, "directory": 4, "result": 4, "study": 4, "config": 4,
     "local": 5,
@@ -68,8 +68,8 @@ def test_every_room_has_a_layer() -> None:
 def test_imports_go_down(module: str) -> None:
     for target in GRAPH[module]:
         if target == FRONT:
-            names = {name for name in imports(MODULES[module]) if name.count(".") == 1}
-            assert names == {"asyncopt.__version__"} or room(module) == "testing", f"{module} imports the front"
+            names = {name for name in imports(MODULES[module]) if name.split(".")[1] not in MODULES}
+            assert names == {"asyncopt.__version__"} or room(module) == "testing", f"{module} imports the front: {names}"
         elif room(target) == "testing":
             assert room(module) == "testing" or module in USERS_OF_TESTING
         elif room(module) != "testing":
@@ -101,7 +101,7 @@ def test_only_the_edge_talks_to_the_network() -> None:
 def test_files_and_functions_stay_small() -> None:
     for module, path in MODULES.items():
         source = path.read_text(encoding="utf-8")
-        assert source.count("\n") <= 480, f"{module} is too long"
+        assert source.count("\n") <= 400, f"{module} is too long"
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno is not None

@@ -56,7 +56,11 @@ def read_capped(path: Path) -> bytes:
 def parse_line(line: bytes, place: str) -> dict[str, object]:
     """The JSON object in the bytes; raises :class:`DataError` naming the place if there is none."""
     try:
+        # The codec would put U+FFFD for what is no UTF-8, which in a data file is a mistake and no model's whim.
+        line.decode("utf-8", "surrogatepass")
         value = codec.loads(line)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: byte {error.start + 1} is no UTF-8; save the file as UTF-8") from None
     except codec.CodecError as error:
         raise DataError(f"{place}: {codec.printable(str(error))}; wanted a JSON object") from None
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a study improves instructions for: examples in three splits, how a prompt is rendered, how an answer is graded."""
+"""What instructions are searched for: examples in three splits, how a prompt is rendered and an answer graded."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Example:
 class Task:
     """A set of examples for which instructions are searched, and the rules by which a model's answer is graded.
 
-    ``template`` is Jinja with the variables ``instruction`` and ``input``. ``fingerprint`` is a sha256 over the data, so
-    that a resumed study can refuse changed data. ``forbid`` matches text that a candidate may not contain (digits for
-    GSM8K; OPRO, section 5.1, reference code).
+    ``template`` is Jinja with the variables ``instruction`` and ``input``. ``fingerprint`` is a sha256 over the data,
+    so that a resumed study can refuse changed data. ``forbid`` matches text that a candidate may not contain (digits
+    for GSM8K; OPRO, section 5.1, reference code).
     """
 
     name: str

@@ -1,0 +1,82 @@
+"""Tasks by name: published benchmarks, bundled word lists, a user's own data, and the linear regression demo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+
+from asyncopt.errors import ConfigError
+from asyncopt.tasks.linear_regression import LinearRegression
+from asyncopt.tasks.task import Example, Task
+
+__all__ = ["Example", "LinearRegression", "Task", "TaskInfo", "catalogue", "load"]
+
+_NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
+_LINEAR_REGRESSION = "linear-regression"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """A task that has a name, and whether its data must be fetched first."""
+
+    name: str
+    summary: str
+    needs_data: bool
+
+
+def catalogue() -> list[TaskInfo]:
+    """All tasks that have names; beside them, a path ending in ``.jsonl`` is a task too."""
+    from asyncopt.tasks import bbh, gsm8k, procedural
+
+    return [
+        *(TaskInfo(name, summary, needs_data=False) for name, summary in procedural.SUMMARIES.items()),
+        TaskInfo(_LINEAR_REGRESSION, "find (w, b) of a noisy line; no model scores it", needs_data=False),
+        TaskInfo("gsm8k", gsm8k.SUMMARY, needs_data=True),
+        *(TaskInfo(f"bbh/{stem}", bbh.summary_of(stem), needs_data=True) for stem in bbh.STEMS),
+    ]
+
+
+def load(
+    name: str, *, data: Path | None = None, seed: int = 0, options: Mapping[str, object] = _NO_OPTIONS
+) -> Task | LinearRegression:
+    """The task of this name, with the options of its table in the configuration.
+
+    ``data`` is the folder with published files (``gsm8k/train.jsonl``, ``bbh/<task>.json``). ``seed`` deals the
+    examples of bundled words and own data to their splits; published tasks have the reference's split for every seed.
+    Raises :class:`ConfigError` for an unknown name or option and :class:`DataError` for data that cannot be used.
+    """
+    from asyncopt.tasks import bbh, gsm8k, jsonl, procedural
+
+    family, _, stem = name.partition("/")
+    if name.endswith(".jsonl"):
+        return jsonl.load(Path(name), seed, options)
+    if name in procedural.SUMMARIES:
+        return procedural.load(name, seed, options)
+    if name == _LINEAR_REGRESSION:
+        return _linear_regression(options)
+    if name == "gsm8k":
+        return gsm8k.load(data, options)
+    if family == "bbh" and stem in bbh.STEMS:
+        return bbh.load(stem, data, options)
+    raise _unknown(name)
+
+
+def _linear_regression(options: Mapping[str, object]) -> LinearRegression:
+    from asyncopt.tasks.options import check_names
+
+    check_names(_LINEAR_REGRESSION, options, ("w_true", "b_true", "repetition"))
+    return LinearRegression(**options)  # type: ignore[arg-type]  # it checks its values itself
+
+
+def _unknown(name: str) -> ConfigError:
+    names = [info.name for info in catalogue()]
+    # Without its folder a task of a collection is still meant by name.
+    by_stem = {known.rpartition("/")[2]: known for known in names}
+    near = get_close_matches(name, names, n=1) or [by_stem[stem] for stem in get_close_matches(name, by_stem, n=1)]
+    meant = f"; did you mean {near[0]}?" if near else ";"
+    return ConfigError(
+        f"there is no task {name!r}{meant} `asyncopt tasks ls` lists them, and a path ending in .jsonl is one"
+    )

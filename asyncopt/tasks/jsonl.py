@@ -1,0 +1,129 @@
+"""A user's own examples: one JSON object a line, with an input and a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias, get_args
+
+from asyncopt import codec
+from asyncopt.answers import Kind, grade
+from asyncopt.errors import ConfigError, DataError
+from asyncopt.tasks.options import text_option, with_options
+from asyncopt.tasks.sources import fingerprint, parse_line, read_capped
+from asyncopt.tasks.task import Example, Split, Task
+
+LONGEST_LINE = 1 << 20  # bytes
+TRAIN_SHARE, VALIDATION_SHARE = 0.5, 0.2  # the rest is for the test
+
+_FIELDS = (("input", "question"), ("target", "answer"))
+_SPLITS: tuple[Split, ...] = get_args(Split)
+_KINDS: tuple[Kind, ...] = get_args(Kind)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_Row: TypeAlias = tuple[Example, Split | None]
+
+
+def load(path: Path, seed: int, options: Mapping[str, object]) -> Task:
+    """The task in the file, named after it.
+
+    A line has ``input`` and ``target`` (or ``question`` and ``answer``), texts or numbers, and either every line has a
+    ``split`` (train, validation or test) or none: then the seed deals half of the examples to training, a fifth to
+    validation and the rest to the test. Options beside the common ones: ``kind`` (text, number, choice or boolean) and
+    ``description``. Raises :class:`DataError` naming the line that cannot be used, and what is wrong with it.
+    """
+    name = path.stem
+    kind = _kind(name, options)
+    rows = _rows(path, kind)
+    splits = _stated(rows, path) if rows[0][1] else _dealt(rows, seed, path)
+    train, validation, test = (tuple(splits[split]) for split in _SPLITS)
+    task = Task(
+        name=name,
+        kind=kind,
+        train=train,
+        validation=validation,
+        test=test,
+        description=text_option(name, options, "description", ""),
+        fingerprint=fingerprint(train, validation, test),
+    )
+    return with_options(task, options, own=("kind", "description"))
+
+
+def _kind(name: str, options: Mapping[str, object]) -> Kind:
+    value = options.get("kind", "text")
+    for kind in _KINDS:
+        if value == kind:
+            return kind
+    raise ConfigError(f"the option kind of {name} is {value!r}; it must be one of {', '.join(_KINDS)}")
+
+
+def _rows(path: Path, kind: Kind) -> list[_Row]:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; give the path of a file with one JSON object a line")
+    rows: list[_Row] = []
+    for number, line in enumerate(read_capped(path).removeprefix(_BYTE_ORDER_MARK).split(b"\n"), 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            row = _row(line, len(rows), place, kind)
+            if rows and (row[1] is None) != (rows[0][1] is None):
+                raise DataError(
+                    f"{place}: some lines have a split and some have none; give it to all of them or to none"
+                )
+            rows.append(row)
+    if not rows:
+        raise DataError(f"{path} has no examples; wanted one JSON object a line, with input and target")
+    return rows
+
+
+def _row(line: bytes, number: int, place: str, kind: Kind) -> _Row:
+    if len(line) > LONGEST_LINE:
+        raise DataError(f"{place}: the line has {len(line)} bytes; it may have at most {LONGEST_LINE}")
+    value = parse_line(line, place)
+    text, target = (_text(value, names, place) for names in _FIELDS)
+    if not grade(kind, target, target):
+        raise DataError(
+            f"{place}: the target {codec.printable(target, 60)!r} is no {kind}; change it, or the option kind"
+        )
+    return Example(number, text, target), _split(value, place)
+
+
+def _text(value: Mapping[str, object], names: tuple[str, str], place: str) -> str:
+    name = next((name for name in names if name in value), None)
+    if name is None:
+        raise DataError(f"{place}: there is no field {names[0]!r} (or {names[1]!r})")
+    found = value[name]
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    if isinstance(found, int | float | str):
+        return str(found)
+    raise DataError(f"{place}: the field {name!r} is neither a text nor a number")
+
+
+def _split(value: Mapping[str, object], place: str) -> Split | None:
+    if "split" not in value:
+        return None
+    for split in _SPLITS:
+        if value["split"] == split:
+            return split
+    found = codec.printable(str(value["split"]), 60)
+    raise DataError(f"{place}: the split is {found!r}; it must be one of {', '.join(_SPLITS)}")
+
+
+def _stated(rows: list[_Row], path: Path) -> dict[Split, list[Example]]:
+    splits: dict[Split, list[Example]] = {split: [example for example, of in rows if of == split] for split in _SPLITS}
+    if not splits["train"]:
+        raise DataError(f'{path} has no example with the split "train"; a study needs at least one')
+    return splits
+
+
+def _dealt(rows: list[_Row], seed: int, path: Path) -> dict[Split, list[Example]]:
+    if len(rows) < 2:
+        raise DataError(f"{path} has 1 example; a study needs at least two, one of them for the test")
+    examples = [example for example, _ in rows]
+    Random(f"{seed}:jsonl:split").shuffle(examples)  # noqa: S311 - no secret
+    train, validation = int(TRAIN_SHARE * len(rows)), int(VALIDATION_SHARE * len(rows))
+    return {
+        "train": examples[:train],
+        "validation": examples[train : train + validation],
+        "test": examples[train + validation :],
+    }
