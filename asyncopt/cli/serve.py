@@ -36,6 +36,6 @@ async def _serve_local(model: str, threads: int | None) -> None:
 
 def serve_simulated(options: Mapping[str, Any]) -> None:
     """Serve the simulated API; one JSON line on stdout has its address."""
-    from asyncopt.testing.cli import run_simulator
+    from asyncopt.testing.process import run_simulator
 
     run_simulator(options)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import TypeAlias, get_args
 
 from asyncopt import codec
 from asyncopt.answers import Kind, grade
+from asyncopt.answers.strict import KINDS
 from asyncopt.errors import ConfigError, DataError
 from asyncopt.tasks.options import text_option, with_options
 from asyncopt.tasks.sources import fingerprint, parse_line, read_capped
@@ -18,7 +20,6 @@ TRAIN_SHARE, VALIDATION_SHARE = 0.5, 0.2  # the rest is for the test
 
 _FIELDS = (("input", "question"), ("target", "answer"))
 _SPLITS: tuple[Split, ...] = get_args(Split)
-_KINDS: tuple[Kind, ...] = get_args(Kind)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _Row: TypeAlias = tuple[Example, Split | None]
@@ -51,10 +52,10 @@ def load(path: Path, seed: int, options: Mapping[str, object]) -> Task:
 
 def _kind(name: str, options: Mapping[str, object]) -> Kind:
     value = options.get("kind", "text")
-    for kind in _KINDS:
+    for kind in KINDS:
         if value == kind:
             return kind
-    raise ConfigError(f"the option kind of {name} is {value!r}; it must be one of {', '.join(_KINDS)}")
+    raise ConfigError(f"the option kind of {name} is {value!r}; it must be one of {', '.join(KINDS)}")
 
 
 def _rows(path: Path, kind: Kind) -> list[_Row]:
@@ -80,6 +81,8 @@ def _row(line: bytes, number: int, place: str, kind: Kind) -> _Row:
         raise DataError(f"{place}: the line has {len(line)} bytes; it may have at most {LONGEST_LINE}")
     value = parse_line(line, place)
     text, target = (_text(value, names, place) for names in _FIELDS)
+    if not target.strip():
+        raise DataError(f"{place}: the target is empty, and so no answer could be right")
     if not grade(kind, target, target):
         raise DataError(
             f"{place}: the target {codec.printable(target, 60)!r} is no {kind}; change it, or the option kind"
@@ -120,7 +123,7 @@ def _dealt(rows: list[_Row], seed: int, path: Path) -> dict[Split, list[Example]
     if len(rows) < 2:
         raise DataError(f"{path} has 1 example; a study needs at least two, one of them for the test")
     examples = [example for example, _ in rows]
-    Random(f"{seed}:jsonl:split").shuffle(examples)  # noqa: S311 - no secret
+    Random(f"{seed}:jsonl:split").shuffle(examples)
     train, validation = int(TRAIN_SHARE * len(rows)), int(VALIDATION_SHARE * len(rows))
     return {
         "train": examples[:train],

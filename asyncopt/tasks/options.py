@@ -29,8 +29,8 @@ def check_names(task: str, options: Mapping[str, object], known: Iterable[str]) 
 def with_options(task: Task, options: Mapping[str, object], own: Iterable[str] = ()) -> Task:
     """The task with its common options applied; ``own`` are options that its loader has dealt with.
 
-    ``template`` is Jinja with ``instruction`` and ``input``; ``position`` and ``frame`` name one of the paper's instead.
-    ``initial`` is one starting instruction or several.
+    ``template`` is Jinja with ``instruction`` and ``input``, and ``position`` and ``frame`` name one of the paper's
+    instead. ``initial`` is one starting instruction or several.
     """
     check_names(task.name, options, (*COMMON, *own))
     changes: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from asyncopt.errors import DataError
 from asyncopt.tasks.task import Example
 
 LARGEST_FILE = 64 << 20  # bytes
+_HOW = "(--data DIR, or ASYNCOPT_DATA in the environment)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,10 @@ class PublishedFile:
         """The file's bytes; raises :class:`DataError` if it is missing, or another file than the published one."""
         wanted = f"its public home is {self.url} (sha256 {self.sha256})"
         if data is None:
-            raise DataError(
-                f"no data folder is given, in which DIR/{self.path} would be; pass --data DIR or set ASYNCOPT_DATA; {wanted}"
-            )
+            raise DataError(f"no data folder is given; name the DIR with DIR/{self.path} {_HOW}; {wanted}")
         path = data / self.path
         if not path.is_file():
-            raise DataError(
-                f"there is no file {path}; put it there, or pass another folder with --data DIR or ASYNCOPT_DATA; {wanted}"
-            )
+            raise DataError(f"there is no file {path}; put it there, or name its folder {_HOW}; {wanted}")
         content = read_capped(path)
         found = hashlib.sha256(content).hexdigest()
         if found != self.sha256:

@@ -48,13 +48,12 @@ class Item:
 
 
 def items_of(tasks: Iterable[Task]) -> dict[str, Item]:
-    """All examples of the tasks as items, by task, split and number."""
-    items: dict[str, Item] = {}
-    for task in tasks:
-        for split in ("train", "validation", "test"):
-            for example in getattr(task, split):
-                items[f"{task.name}/{split}/{example.id}"] = Item(example.input, example.target, task.kind)
-    return items
+    """All examples of the tasks as items, by the task's name and the question."""
+    return {
+        f"{task.name}: {example.input}": Item(example.input, example.target, task.kind)
+        for task in tasks
+        for example in (*task.train, *task.validation, *task.test)
+    }
 
 
 class AnswerModel:

@@ -14,9 +14,14 @@ from urllib.parse import urlsplit
 
 from asyncopt import codec
 from asyncopt.codec import Json
-from asyncopt.testing.answers import AnswerModel, items_of
+from asyncopt.errors import ConfigError
+from asyncopt.tasks import catalogue, load
+from asyncopt.tasks.task import Task
+from asyncopt.testing.answers import AnswerModel, Item, items_of
 from asyncopt.testing.latency import parse_latency
 from asyncopt.testing.simulated import SimulatedAPI
+
+_DEALS = 40  # enough for every bundled word to be dealt
 
 
 def run_simulator(options: Mapping[str, Any]) -> None:
@@ -36,7 +41,7 @@ def run_simulator(options: Mapping[str, Any]) -> None:
         token_burst=given.get("token_burst"),
         refused_count=given.get("refused_count", False),
         concurrency=given.get("concurrency"),
-        answers=AnswerModel(seed, _items(given.get("data"))),
+        answers=AnswerModel(seed, known_items(given.get("data"))),
         require_key=given.get("key"),
     )
 
@@ -78,5 +83,17 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-def _items(data: Path | None) -> dict[str, Any]:
-    return items_of([])
+def known_items(data: Path | None) -> dict[str, Item]:
+    """The items of the bundled tasks, and of those published tasks whose folder is in ``data``.
+
+    Raises :class:`ConfigError` if ``data`` has none of them, :class:`DataError` for another file than published.
+    """
+    catalogued = {info.name: info.name.partition("/")[0] for info in catalogue() if info.needs_data}
+    present = [name for name, folder in catalogued.items() if data is not None and (data / folder).is_dir()]
+    if data is not None and not present:
+        folders = " or ".join(sorted(set(catalogued.values())))
+        raise ConfigError(f"{data} has no folder {folders}; give the one that holds them")
+    tasks = [load(name, data=data) for name in present]
+    # A study's seed deals it a part of the bundled words, and this server does not know that seed.
+    tasks += [load(info.name, seed=seed) for info in catalogue() if not info.needs_data for seed in range(_DEALS)]
+    return items_of(task for task in tasks if isinstance(task, Task))
