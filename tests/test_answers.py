@@ -54,10 +54,14 @@ RIGHT: list[tuple[Kind, str, list[str]]] = [
             "٤٢",
         ],
     ),
-    ("number", "-5", ["-5", "−5", "x=-5", "The answer is minus 5.", "negative five", "-$5", "$-5", "#### -5", "7 - 12 = -5"]),
+    (
+        "number",
+        "-5",
+        ["-5", "−5", "x=-5", "The answer is minus 5.", "negative five", "-$5", "$-5", "#### -5", "7 - 12 = -5"],
+    ),
     ("number", "5", ["3-5", "3–5", "10 minus 5", "five", "a 5% raise", "+5", "CO2 costs 5"]),
     ("number", "1234.50", ["$1,234.50", "1234.5", "1234.5 dollars"]),
-    ("number", "1,234", ["1234", "1,234.00", "one thousand two hundred and thirty-four", "1{,}234"]),
+    ("number", "1,234", ["1234", "1\u202f234", "1,234.00", "one thousand two hundred and thirty-four", "1{,}234"]),
     ("number", "0.5", ["1/2", "½", r"\frac{1}{2}", ".5", "50e-2", "5 / 10"]),
     ("number", "2.5", ["2 1/2 cups", "2½", r"2\frac{1}{2}"]),
     ("number", "-0.5", [r"-\frac{1}{2}", "-1/2"]),
@@ -93,6 +97,8 @@ RIGHT: list[tuple[Kind, str, list[str]]] = [
             "### Answer\n**B**",
             "Answer: the correct date is (B) 12/13/2020, not (A)",
             "I'd go with B because it fits",
+            "The answer is (B) and (A) is wrong.",
+            "(A) and (C) are wrong. So (B).",
         ],
     ),
     ("choice", "A", ["A", "(a)", "The answer is A.", "The answer is A because it fits", "a"]),
@@ -113,6 +119,7 @@ RIGHT: list[tuple[Kind, str, list[str]]] = [
             "It is not invalid.",
             "Yes, because no one objected, and the claim is false",
             "Is it plausible? Yes",
+            "Yes - the premises hold",
             "No wait. Yes.",
             "The answer is that the argument is valid.",
             r"\boxed{\text{Yes}}",
@@ -157,6 +164,7 @@ RIGHT: list[tuple[Kind, str, list[str]]] = [
             r"\boxed{\text{cold}}",
             "<answer>\ncold\n</answer>",
             "hot → cold",
+            "Sure, cold",
             "Cold (the opposite of hot)",
             '{"answer": "cold"}',
         ],
@@ -190,10 +198,49 @@ WRONG: list[tuple[Kind, str, list[str]]] = [
     ("number", "1", ["No one knows", "The answer is one of the options", "nothing"]),
     ("number", "nan", ["nan", "NaN"]),
     ("number", "3", ["3-5", "1/3", "0.333333333333333333333"]),
-    ("choice", "(B)", ["(A)", "A", "C", "", "Both", "baboon", "f(b)", "The answer is (A). (B) is tempting.", "not (B)"]),
-    ("choice", "A", ["A man walked", "The answer is a man", "I am a man", "The answer is (A) or (B)", "Answer: A man came"]),
+    (
+        "choice",
+        "(B)",
+        [
+            "(A)",
+            "A",
+            "C",
+            "",
+            "Both",
+            "baboon",
+            "f(b)",
+            "The answer is (A). (B) is tempting.",
+            "not (B)",
+            "Both (A) and (B)",
+            "so A or B",
+            "Neither (A) nor (B)",
+        ],
+    ),
+    (
+        "choice",
+        "A",
+        ["A man walked", "The answer is a man", "I am a man", "The answer is (A) or (B)", "Answer: A man came"],
+    ),
     ("choice", "Monsters, Inc", ["(A)", "B"]),
-    ("boolean", "yes", ["No", "nothing", "know", "", "invalid", "not valid", "isn't true", "Yes or no?", "10", "yesterday"]),
+    (
+        "boolean",
+        "yes",
+        [
+            "No",
+            "nothing",
+            "know",
+            "",
+            "invalid",
+            "not valid",
+            "isn't true",
+            "Yes or no?",
+            "10",
+            "yesterday",
+            "Yes and no.",
+            "It is no longer valid",
+            "neither false nor true",
+        ],
+    ),
     ("boolean", "no", ["nothing", "know", "no one knows", "valid", "not false", "Answer: Yes/No"]),
     ("boolean", "maybe", ["maybe", "yes", "no"]),
     (
@@ -210,6 +257,10 @@ WRONG: list[tuple[Kind, str, list[str]]] = [
             "it isn't cold",
             "hot or cold",
             "hot, cold, warm, big",
+            "cold, warm",
+            "cold\nwarm\nmild",
+            "warm\nmild\ncold",
+            "1. warm\n2. mild\n3. cold",
             "The answer is cold, warm, big",
             "cold is the opposite of hot",
             "The answer is not cold.",
@@ -217,13 +268,17 @@ WRONG: list[tuple[Kind, str, list[str]]] = [
             "cold\nActually, the answer is warm.",
         ],
     ),
-    ("text", "big", ["hot, cold, warm, big"]),
+    ("text", "warm", ["hot, cold, warm", "cold, warm"]),
     ("text", "caf\u00e9", ["cafe"]),
     ("text", "C++", ["C"]),
     ("text", "", ["", "anything"]),
     ("text", "] ) }", ["] )", "] ) } )", "( ] ) }", "] } )", "", "none"]),
     ("text", ">", ["<answer>] )</answer>"]),
-    ("text", "apple bird cat", ["apple cat bird", "zebra apple bird cat", "apple bird", "apple bird cat dog", "applebirdcat"]),
+    (
+        "text",
+        "apple bird cat",
+        ["apple cat bird", "zebra apple bird cat", "apple bird", "apple bird cat dog", "applebirdcat"],
+    ),
 ]
 
 # Each was chosen to make one pattern or one loop do as much work as it can.
@@ -297,7 +352,9 @@ def test_no_text_raises(kind: Kind, answer: str, target: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(
-    answer=st.lists(st.sampled_from([*HOSTILE, "answer is", "yes", "no", "0", "/", ".", "-", "^", "}", "10^", "million"])),
+    answer=st.lists(
+        st.sampled_from([*HOSTILE, "answer is", "yes", "no", "0", "/", ".", "-", "^", "}", "10^", "million"])
+    ),
     target=st.sampled_from(["0", "A", "yes", "cold", "1/0", "]"]),
 )
 def test_no_mixture_of_what_the_patterns_look_for_raises(kind: Kind, answer: list[str], target: str) -> None:
@@ -333,5 +390,7 @@ def test_the_answer_is_found_at_either_end_of_a_very_long_text() -> None:
 def test_unknown_modes_and_kinds_are_refused() -> None:
     with pytest.raises(ConfigError, match="mode of grading is 'lenient'; it must be one of strict"):
         grade("text", "a", "a", mode="lenient")
-    with pytest.raises(ConfigError, match="kind of answer is 'numeral'; it must be one of number, choice, boolean, text"):
+    with pytest.raises(
+        ConfigError, match="kind of answer is 'numeral'; it must be one of number, choice, boolean, text"
+    ):
         grade("numeral", "1", "1")  # type: ignore[arg-type]

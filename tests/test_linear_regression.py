@@ -65,10 +65,13 @@ def test_fingerprint_tells_the_data_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"w_true": 1.5}, {"b_true": "14"}, {"w_true": True}, {"repetition": -1}, {"repetition": 2**32}, {"w_true": 10**9}]
+    "options",
+    [{"w_true": 1.5}, {"b_true": "14"}, {"w_true": True}, {"repetition": -1}, {"repetition": 2**32}, {"w_true": 10**9}],
 )
 def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=f"{next(iter(options))} of linear-regression is .*; it must be an integer from"):
+    with pytest.raises(
+        ConfigError, match=f"{next(iter(options))} of linear-regression is .*; it must be an integer from"
+    ):
         LinearRegression(**options)
 
 

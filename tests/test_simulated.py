@@ -26,7 +26,7 @@ async def post(api: SimulatedAPI, prompt: str = "hello", **parameters: object) -
     [
         (0, "0s"),
         (0.0001, "1ms"),
-        (0.035, "35ms"),  # 0.035 * 1000 is a little more than 35
+        (0.1 + 0.2, "300ms"),  # a little more as floats go
         (1, "1s"),
         (8.64, "8.64s"),
         (86.4, "1m26.4s"),

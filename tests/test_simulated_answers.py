@@ -173,6 +173,16 @@ def test_a_prompt_run_finds_better_instructions():
     assert max(scored.values()) > scored[""] + 0.25
 
 
+def test_proposals_start_from_the_best_of_what_is_shown():
+    model = AnswerModel(0)
+    good = {f"{start} yellow elephant walks through my garden.": 0.9 for start in ("A", "The", "This")}
+    bad = {f"{start} blue whale swims below our boat.": 0.2 for start in ("A", "The", "This")}
+    for sample in range(20):
+        proposal = set(model.answer(text_prompt(bad | good), f"{sample}")[1:-2].lower().split())
+        assert len(proposal & {"yellow", "elephant", "walks", "garden", "my"}) >= 2
+        assert not proposal & {"blue", "whale", "swims", "boat", "our"}
+
+
 def test_what_is_shown_is_not_proposed_again():
     model = AnswerModel(0)
     grid = {(w, b): float(abs(w) + abs(b)) for w in range(-2, 2) for b in range(-2, 3)}

@@ -131,7 +131,9 @@ def test_another_file_than_the_published_one_is_refused(tmp_path: Path) -> None:
     assert bbh_module.file_of("navigate").sha256 in str(refused.value)
 
 
-def test_files_beyond_the_limit_are_refused_before_they_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_beyond_the_limit_are_refused_before_they_are_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("asyncopt.tasks.sources.LARGEST_FILE", 1 << 20)
     path = tmp_path / "own.jsonl"
     path.write_bytes(b" " * ((1 << 20) + 1))
@@ -200,7 +202,12 @@ def test_two_own_examples_are_enough(written: Written) -> None:
 
 
 def test_windows_files_and_blank_lines_are_accepted(written: Written) -> None:
-    lines = [b'\xef\xbb\xbf{"input": "a", "target": "x", "split": "train"}', b"", b'{"input":"b","target":"y","split":"test"}', b""]
+    lines = [
+        b'\xef\xbb\xbf{"input": "a", "target": "x", "split": "train"}',
+        b"",
+        b'{"input":"b","target":"y","split":"test"}',
+        b"",
+    ]
     task = loaded(written(*lines, joint=b"\r\n"))
     assert [task.train[0].input, task.test[0].input] == ["a", "b"]
 
@@ -227,7 +234,10 @@ GOOD = b'{"input": "a", "target": "b"}'
         (b'{"input": ["a"], "target": "b"}', "'input' is neither a text nor a number"),
         (b'{"input": "a", "target": null}', "'target' is neither a text nor a number"),
         (b'{"input": "a", "target": " "}', "the target is empty"),
-        (b'{"input": "a", "target": "b", "split": "dev"}', "the split is 'dev'; it must be one of train, validation, test"),
+        (
+            b'{"input": "a", "target": "b", "split": "dev"}',
+            "the split is 'dev'; it must be one of train, validation, test",
+        ),
         (b'{"input": "a", "target": "b", "split": "train"}', "some lines have a split and some have none"),
         (b'{"input": "caf\xe9", "target": "b"}', "byte 15 is no UTF-8"),
         (b'{"input": "' + b"a" * (1 << 20) + b'", "target": "b"}', "it may have at most 1048576"),
@@ -305,7 +315,11 @@ def test_positions_of_the_instruction(options: Mapping[str, object], prompt: str
         ("antonym", {"template": "{{ question }}"}, "'question' is undefined"),
         ("antonym", {"template": "{{ input / 0 }}"}, "cannot be rendered"),
         ("antonym", {"template": "{{ input "}, "cannot be read"),
-        ("antonym", {"template": "{{ input }}{{ instruction }}", "frame": True}, "both a template and a position or frame"),
+        (
+            "antonym",
+            {"template": "{{ input }}{{ instruction }}", "frame": True},
+            "both a template and a position or frame",
+        ),
         ("antonym", {"template": 3}, "option template of antonym is 3; it must be a text"),
         ("antonym", {"position": "before_Q"}, "needs the Q/A frame"),
         ("antonym", {"position": "middle"}, "must be one of before_Q, Q_begin, Q_end, A_begin"),
@@ -335,7 +349,8 @@ def test_linear_regression_is_a_task() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("gsm8", "gsm8k"), ("antonyms", "antonym"), ("navigate", "bbh/navigate"), ("bbh/navigat", "bbh/navigate")]
+    ("name", "near"),
+    [("gsm8", "gsm8k"), ("antonyms", "antonym"), ("navigate", "bbh/navigate"), ("bbh/navigat", "bbh/navigate")],
 )
 def test_unknown_names_get_the_nearest(name: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"no task '{name}'; did you mean {near}\\? `asyncopt tasks ls`"):
@@ -343,7 +358,9 @@ def test_unknown_names_get_the_nearest(name: str, near: str) -> None:
 
 
 def test_a_name_like_no_other_gets_the_list() -> None:
-    with pytest.raises(ConfigError, match="no task '#'; `asyncopt tasks ls` lists them, and a path ending in .jsonl is one"):
+    with pytest.raises(
+        ConfigError, match="no task '#'; `asyncopt tasks ls` lists them, and a path ending in .jsonl is one"
+    ):
         load("#")
 
 

@@ -9,7 +9,9 @@ from asyncopt.answers.cues import cues, plain, reach
 _YES, _NO = ("yes", "true", "valid", "1"), ("no", "false", "invalid", "0")
 _END = r"(?!'|[^\W_]|-[^\W_])"
 _START = r"(?<![^\W_])(?<![^\W_]-)"
-_NEGATED = r"(?P<negated>(?:\b(?:not|never|cannot)|n't)\s(?:(?:be|been|a|an|the|at\sall|quite|\w{1,20}ly)\s){0,3})?"
+_NEGATED = (
+    r"(?P<negated>(?:\b(?:not|never|cannot|no\slonger)|n't)\s(?:(?:be|been|a|an|the|at\sall|quite|\w{1,20}ly)\s){0,3})?"
+)
 _WORD = rf"{_START}(?:(?P<yes>yes|true|valid)|(?P<no>no|false|invalid)){_END}"
 
 _LEAD = re.compile(
@@ -23,14 +25,19 @@ _OR = r"\s?(?:or|/)\s?"
 _SAID = re.compile(
     rf"""
       {_START}(?:yes{_OR}no|true{_OR}false|valid{_OR}invalid|no{_OR}yes|false{_OR}true|invalid{_OR}valid){_END}
+    | {_START}(?:neither\s\w{{1,20}}\snor\s\w{{1,20}}|yes\sand\sno|no\sand\syes){_END}
     | {_NEGATED}{_START}
-      (?: (?P<yes>yes|true|valid) | (?P<no>no(?=[*_"')}}\]]{{0,4}}\s{{0,4}}(?:[.,;:!\n]|\Z))|false|invalid) ) {_END}
+      (?: (?P<yes>yes|true|valid)
+        | (?P<no>no(?=[*_"')}}\]]{{0,4}}\s{{0,4}}(?:[.,;:!\n\u2014-]|\Z))|false|invalid) ) {_END}
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 _CLAUSE = re.compile(
-    rf"""(?:\A|[\n.!?:;,>]|\b(?:so|thus|hence|therefore)\b)[\s*_"'(\[{{$]{{0,8}}{_WORD}(?=[*_"')\]}}$]{{0,4}}\s{{0,4}}(?:[.,;:!\n]|\Z))""",
-    re.IGNORECASE,
+    rf"""
+    (?:\A|[\n.!?:;,>]|\b(?:so|thus|hence|therefore)\b) [\s*_"'(\[{{$]{{0,8}} {_WORD}
+    (?=[*_"')\]}}$]{{0,4}}\s{{0,4}}(?:[.,;:!\n\u2014-]|\Z))
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 
 

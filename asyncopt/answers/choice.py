@@ -23,7 +23,11 @@ _LEAD = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _DIRECT = re.compile(rf"{_BRACKETED}|\(?(?P<bare>{_ANY_CASE})")
-_HEDGE = re.compile(r"[)\]]?\s?(?:or|/)\s?(?:option\s)?[(\[]?[A-Z](?![^\W_])", re.IGNORECASE)
+# "(A) or (B)" and "both (A) and (B)" choose nothing; "(B), and (A) is wrong" does.
+_AND_ANOTHER = re.compile(
+    r"[)\]]?\s?(?:or|and|/|&)\s?(?:option\s)?[(\[]?[A-Z](?![^\W_])[)\]]?+(?!\s(?:is|was|are|isn't|can))", re.IGNORECASE
+)
+_ONE_AND = re.compile(r"(?<![^\W_])[A-Za-z][)\]]?,?\s?(?:or|and|/|&)\s?(?:option\s)?\Z")
 
 _STATED = re.compile(
     rf"""
@@ -73,13 +77,16 @@ def chosen(answer: str) -> str:
             break
         found = _direct(text, cue, end)
         if found:
-            return "" if _HEDGE.match(text, found.end(), end) else _letter(found)
+            return "" if _AND_ANOTHER.match(text, found.end(), end) else _letter(found)
         found = _last(_STATED, text, cue.end, reach(text, cue, end))
         if found:
-            return _letter(found)
+            return _only(text, found)
         end = cue.start
-    found = declared or _last(_CONFIRMED, text, 0, len(text)) or _last(_STATED, text, 0, len(text))
-    return _letter(found) if found else ""
+    found = declared or _last(_CONFIRMED, text, 0, len(text))
+    if found:
+        return _letter(found)
+    found = _last(_STATED, text, 0, len(text))
+    return _only(text, found) if found else ""
 
 
 def _direct(text: str, cue: Cue, end: int) -> re.Match[str] | None:
@@ -93,6 +100,11 @@ def _last(pattern: re.Pattern[str], text: str, start: int, end: int) -> re.Match
         if pattern is not _STATED or not (match["denied"] or match["rejected"]):
             found = match
     return found
+
+
+def _only(text: str, match: re.Match[str]) -> str:
+    before = text[max(0, match.start() - 20) : match.start()]
+    return "" if _ONE_AND.search(before) else _letter(match)
 
 
 def _letter(match: re.Match[str]) -> str:

@@ -61,6 +61,7 @@ _OPERATOR = re.compile(
 )
 _HEADING = re.compile(r"[.):]\s{0,3}[a-z]", re.IGNORECASE)
 
+_THIN_SPACE = re.compile(r"(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))")
 _FRACTION = re.compile(r"([0-9]?)\\[dt]?frac\s?\{\s?(-?[0-9.,]{1,40})\s?\}\s?\{\s?([0-9.,]{1,40})\s?\}")
 
 
@@ -84,6 +85,7 @@ def _readable(text: str) -> str:
     text = plain(text)
     if not text.isascii():
         text = text.translate({ord(char): _ascii(char) for char in set(text) if char.isnumeric()})
+        text = _THIN_SPACE.sub(",", text)
     # A digit before a fraction makes it a mixed number, a sign does not.
     return _FRACTION.sub(lambda match: f"{match[1] and match[1] + ' '}{match[2]}/{match[3]}", text.replace("{,}", ","))
 

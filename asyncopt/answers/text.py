@@ -3,7 +3,7 @@
 What counts as stating: the whole text; what follows the last cue; the last line; the first line, unless a later cue
 says otherwise; and a sentence that ends with the target (the last one; the first one if it ends with "is" and the
 target; the cue's). That the target occurs does not count: "cold is the opposite of hot" speaks about cold without
-offering it as the answer, and "hot, cold, warm" and "hot or cold" leave it open.
+offering it as the answer, and "hot or cold", "warm, cold" and three words on three lines leave it open.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _AHEAD = re.compile(r"\sis\sthe\s(?:(?:correct|right|final|best)\s)?answer(?![^\
 _AFTER = re.compile(r"[\"'*_`)\]}]{0,3}(?:\Z|[.!?;](?:\s|\Z)|,?\s(?:because|since|as|which|who|where)\b|\s\()")
 _JOINED = re.compile(r"(?:[\w-]|\w')\Z")
 _DENIED = re.compile(r"(?:\b(?:or|and|nor|not|never|neither|than)|n't|[/&])(?:\s(?:a|an|the))?[\s\"'(*_`]*\Z")
-_LISTED = re.compile(r"(?:[^\s,]+(?:\s[^\s,]+)?,\s?){2,}[\"'(*_`]?")
+_LISTED = re.compile(
+    r"(?!(?:sure|yes|no|ok|okay|well|so|thus|hence|therefore|certainly)\b)(?:[^\s,]+(?:\s[^\s,]+)?,\s?)+[\"'(*_`]?"
+)
 _COPULA = re.compile(r"(?:\A|\b(?:is|are|was|be|as|called|means)|[:=>])[\s\"'(*_`]*\Z")
 _NEAR = 64  # characters before the target that say how it is meant
 
@@ -48,10 +50,12 @@ def right(answer: str, target: str) -> bool:
         return stated.text == wanted != ""
     # A part that is much longer than the target cannot be equal to it, and normalising it may take quadratic time.
     limit = 16 * len(wanted) + 1024
-    return (
-        any(len(part) <= limit and _equal(part, wanted, bare) for part in _parts(stated))
-        or any(_opens(opening[:limit], bare) for opening in _openings(stated))
-        or any(_ends(sentence[-limit:], bare, copula) for sentence, copula in _sentences(stated))
+    if any(len(part) <= limit and _equal(part, wanted, bare) for part in _parts(stated)):
+        return True
+    if stated.lists:
+        return False
+    return any(_opens(opening[:limit], bare) for opening in _openings(stated)) or any(
+        _ends(sentence[-limit:], bare, copula) for sentence, copula in _sentences(stated)
     )
 
 
@@ -66,6 +70,13 @@ class _Stated(NamedTuple):
     def first_counts(self) -> bool:
         """Whether the text's beginning may be the answer: a real cue further on overrules it."""
         return self.form in ("", "open")
+
+    @property
+    def lists(self) -> bool:
+        """Whether it is a list, one thing a line: then it is the answer as a whole, and none of its lines is."""
+        lines = [line for line in self.text.split("\n") if line.strip()]
+        short = all(len(line.split()) <= 3 and ":" not in line.rstrip()[:-1] for line in lines)
+        return self.first_counts and len(lines) > 2 and short
 
 
 def _read(text: str) -> _Stated:
@@ -90,6 +101,9 @@ def _parts(stated: _Stated) -> Iterator[str]:
     if rest:
         yield rest
         yield rest.partition("\n\n")[0]
+    if stated.lists:
+        return
+    if rest:
         yield rest.partition("\n")[0]
         yield rest[: sentence_end(rest, 0, len(rest))]
     yield text.rpartition("\n")[2]

@@ -72,26 +72,42 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
 
 def _with_models(tables: dict[str, Any], base_url: str | None) -> dict[str, Any]:
     """The tables with both models named as far as the task needs them, and below everything what they bring."""
-    name = _text(tables, "task", "name")
-    pairs = name == LINEAR_REGRESSION
-    scorer, proposer = (_text(tables, "models", role, "model") for role in ("scorer", "proposer"))
-    if proposer == "random":
-        del tables["models"]["proposer"]
+    pairs = _text(tables, "task", "name") == LINEAR_REGRESSION
+    if _text(tables, "models", "proposer", "model") == "random":
         tables = merged([tables, {"optimizer": {"name": "random"}}])
-        proposer = None
-    elif _text(tables, "optimizer", "name") != "random":
-        proposer = proposer or scorer or _default_model(base_url)
-    scorer = None if pairs else scorer or proposer or _default_model(base_url)
-    roles = {"scorer": scorer, "proposer": proposer}
-    models = {role: _model(model, base_url) for role, model in roles.items() if model is not None}
+        del tables["models"]["proposer"]
+    wanted = [] if pairs else ["scorer"]
+    if _text(tables, "optimizer", "name") != "random":
+        wanted.append("proposer")
+    models = _models(tables.get("models"), wanted, base_url)
     brought: dict[str, Any] = {}
-    if proposer is not None and is_local(proposer):
+    proposer = models.get("proposer", {}).get("model")
+    if isinstance(proposer, str) and is_local(proposer):
         brought = LOCAL_PAIRS_DEFAULTS if pairs else LOCAL_DEFAULTS
-    if pairs and isinstance(tables.get("models"), dict):
-        tables["models"].pop("scorer", None)
     data = os.environ.get("ASYNCOPT_DATA")
     environment = {"task": {"data": data}} if data else {}
-    return merged([environment, brought, tables, {"models": models}])
+    return merged([environment, brought, tables]) | ({"models": models} if models else {})
+
+
+def _models(stated: Any, wanted: list[str], base_url: str | None) -> dict[str, Any]:
+    """The tables of the wanted models; one that is not stated is the other, or else the default."""
+    if stated is not None and not isinstance(stated, Mapping):
+        raise ConfigError("models is not a table; wanted [models.scorer] and [models.proposer]")
+    tables = dict(stated or {})
+    named = [tables[role] for role in ("scorer", "proposer") if _text(tables, role, "model")]
+    for role in wanted:
+        table = tables.get(role, {})
+        if isinstance(table, Mapping) and "model" not in table:
+            tables[role] = {**(named[0] if named else {"model": _default_model(base_url)}), **table}
+    kept = {role: table for role, table in tables.items() if role in wanted or role not in ("scorer", "proposer")}
+    return {role: _at(table, base_url) for role, table in kept.items()}
+
+
+def _at(table: Any, base_url: str | None) -> Any:
+    """The model's table with the base URL of the command line, which the embedded model has no use for."""
+    if base_url is None or not isinstance(table, Mapping) or is_local(str(table.get("model"))):
+        return table
+    return {**table, "base_url": base_url}
 
 
 def _text(tables: Mapping[str, Any], *path: str) -> str | None:
@@ -105,7 +121,3 @@ def _default_model(base_url: str | None) -> str:
     if base_url is None:
         return "local"
     raise ConfigError("--base-url names a server but no model; say which one with --scorer NAME")
-
-
-def _model(name: str, base_url: str | None) -> dict[str, Any]:
-    return {"model": name} | ({"base_url": base_url} if base_url is not None and not is_local(name) else {})

@@ -9,13 +9,15 @@ from typing import Any
 from asyncopt.engine import Engine
 from asyncopt.events import AttemptFailed, CandidateScored, Event, StepFinished, StudyStarted
 from asyncopt.study import Study
+from asyncopt.tasks.task import Task
 
+RATE_SECONDS = 1.0  # calls a second are those of at least the last so many seconds
 _THROTTLED = ("rate_limited", "ramp")
 
 
 @dataclass
 class Figures:
-    """One look at a study: counts since its start, ``calls_per_second`` since the last look, ``eta`` in seconds."""
+    """One look at a study: counts since its start, ``calls_per_second`` lately, ``eta`` in seconds."""
 
     step: int
     steps: int
@@ -48,6 +50,7 @@ class Status:
         self._engine: Engine | None = None
         self._began = self._last_time = self._first_step_at = 0.0
         self._last_calls = 0
+        self._rate = 0.0
 
     def watch(self, study: Study, engine: Engine) -> None:
         self._study, self._engine = study, engine
@@ -59,8 +62,9 @@ class Status:
             self.step = self._first_step = event.step
             self.steps = event.steps
         elif isinstance(event, CandidateScored) and event.step < 0 and event.score is not None:
+            better = max if self._study is None or isinstance(self._study.task, Task) else min
             known = self.initial_score
-            self.initial_score = event.score if known is None else max(known, event.score)
+            self.initial_score = event.score if known is None else better(known, event.score)
         elif isinstance(event, StepFinished):
             self.step, self.best, self.best_score = event.step + 1, event.best, event.best_score
         elif isinstance(event, AttemptFailed):
@@ -72,8 +76,9 @@ class Status:
         account = None if self._study is None else self._study.account
         calls = 0 if account is None else account.calls
         elapsed = now - self._last_time
-        rate = (calls - self._last_calls) / elapsed if elapsed > 0 else 0.0
-        self._last_time, self._last_calls = now, calls
+        if elapsed >= RATE_SECONDS:
+            self._rate = (calls - self._last_calls) / elapsed
+            self._last_time, self._last_calls = now, calls
         dispatchers = () if self._engine is None else self._engine.dispatchers
         return Figures(
             step=self.step,
@@ -83,7 +88,7 @@ class Status:
             initial_score=self.initial_score,
             calls=calls,
             cache_hits=0 if account is None else account.hits,
-            calls_per_second=rate,
+            calls_per_second=self._rate,
             in_flight=sum(dispatcher.in_flight for dispatcher in dispatchers),
             concurrency=sum(dispatcher.slots.limit for dispatcher in dispatchers),
             queued=sum(dispatcher.queued for dispatcher in dispatchers),

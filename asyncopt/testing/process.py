@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from asyncopt import codec
 from asyncopt.codec import Json
 from asyncopt.errors import ConfigError
+from asyncopt.loops import loop_factory
 from asyncopt.tasks import catalogue, load
 from asyncopt.tasks.task import Task
 from asyncopt.testing.answers import AnswerModel, Item, items_of
@@ -70,17 +71,8 @@ def serve_until_signal(serving: Callable[[], AbstractAsyncContextManager[str]], 
             print(codec.dumps(ready(url)).decode(), flush=True)
             await stopped.wait()
 
-    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_fast_loop()) as runner:
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(main())
-
-
-def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 def known_items(data: Path | None) -> dict[str, Item]:

@@ -91,7 +91,7 @@ def error_body(message: str, kind: str, code: str | None = None) -> Json:
 
 
 def milliseconds_of(seconds: float) -> int:
-    """Whole milliseconds, rounded up but for the dust of floats: 0.05 s are 50 ms, not 51."""
+    """Whole milliseconds, rounded up but for the dust of floats: 0.1 + 0.2 s are 300 ms, not 301."""
     return math.ceil(round(seconds * 1000, 6))
 
 
