@@ -36,7 +36,7 @@ class Scenario:
     quota: Quota
     per_second: float
     tokens: bool = False
-    max_tokens: int = 16
+    max_tokens: int = 1
 
 
 def scenarios(rate: float) -> list[Scenario]:
