@@ -1,7 +1,7 @@
 """The main job on the embedded model, over several seeds: what a run gains on examples that its search never saw.
 
-Every seed is one `asyncopt run` in a process of its own, without the cache, with the defaults of model and task; `--set`
-passes settings on. All seeds are reported as they come. `--svg` draws the best training score by step and the
+Every seed is one `asyncopt run` in a process of its own, without the cache, with the defaults of model and task;
+`--set` passes settings on. All seeds are reported as they come. `--svg` draws the best training score by step and the
 held-out scores of the initial and of the best instruction.
 
     python benchmarks/embedded.py --task antonym --seeds 0 1 2 3 4
@@ -67,8 +67,13 @@ def share(measured: dict[str, float]) -> str:
 def svg(task: str, runs: dict[int, tuple[dict[str, Any], list[float]]]) -> str:
     """A line a seed, and at its ends the held-out scores as circles: open for the initial, full for the best."""
     steps = max(len(curve) for _, curve in runs.values()) - 1
-    x = lambda step: MARGIN + (WIDTH - 2 * MARGIN) * step / max(steps, 1)  # noqa: E731
-    y = lambda score: HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * score  # noqa: E731
+
+    def x(step: int) -> float:
+        return MARGIN + (WIDTH - 2 * MARGIN) * step / max(steps, 1)
+
+    def y(score: float) -> float:
+        return HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * score
+
     title = f"OPRO on {task}, embedded 135M-parameter model, {len(runs)} seeds"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"'

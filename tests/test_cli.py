@@ -28,7 +28,9 @@ class Server:
     """A simulated API in a process of its own."""
 
     def __init__(self, *options: str) -> None:
-        self.process = subprocess.Popen([*ASYNCOPT, "simulate", "--port", "0", *options], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*ASYNCOPT, "simulate", "--port", "0", *options], stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout is not None
         ready = json.loads(self.process.stdout.readline())
         self.url = ready["url"]
@@ -57,7 +59,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def call(environment: dict[str, str], *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*ASYNCOPT, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*ASYNCOPT, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == expect, done.stderr
     assert KEY not in done.stdout + done.stderr
     return done
@@ -112,7 +116,7 @@ def test_a_server_that_states_its_identity_keeps_its_answers_under_another_port(
         server = Server("--latency", "0", "--seed", "5")
         run = ["run", "capital", *on(server), "--steps", "1", "--limit", "5", "--json"]
         calls.append(last_line(call(environment, *run, "--directory", str(tmp_path / name)))["calls"])
-        assert len([entry for entry in server.ledger()]) == calls[-1]
+        assert len(server.ledger()) == calls[-1]
         server.close()
     assert calls[0] > 0
     assert calls[1] == 0
@@ -121,7 +125,9 @@ def test_a_server_that_states_its_identity_keeps_its_answers_under_another_port(
 def test_people_get_a_summary_on_standard_output_and_progress_on_standard_error(
     server: Server, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    done = call(environment, "run", "capital", *on(server), "--steps", "1", "--limit", "8", "--directory", str(tmp_path / "run"))
+    done = call(
+        environment, "run", "capital", *on(server), "--steps", "1", "--limit", "8", "--directory", str(tmp_path / "run")
+    )
     assert "held out" in done.stdout
     assert "95 %" in done.stdout
     assert "step 1/1" not in done.stdout
@@ -175,7 +181,9 @@ def test_published_items_run_on_the_simulated_api(data: Path, environment: dict[
 
 
 def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*ASYNCOPT, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*ASYNCOPT, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for_step(directory: Path, steps: int) -> None:
@@ -190,7 +198,18 @@ def test_killed_in_a_step_it_is_resumed_without_paying_for_finished_steps_again(
 ) -> None:
     server = Server("--latency", "0.02", "--seed", "9")
     options = ["--set", "models.scorer.concurrency=8", "--steps", "6", "--limit", "20"]
-    whole = last_line(call({**environment, "ASYNCOPT_CACHE_DIR": str(tmp_path / "other")}, "run", "antonym", *on(server), *options, "--json", "--directory", str(tmp_path / "whole")))
+    whole = last_line(
+        call(
+            {**environment, "ASYNCOPT_CACHE_DIR": str(tmp_path / "other")},
+            "run",
+            "antonym",
+            *on(server),
+            *options,
+            "--json",
+            "--directory",
+            str(tmp_path / "whole"),
+        )
+    )
     place = tmp_path / "killed"
     process = start(environment, "run", "antonym", *on(server), *options, "--directory", str(place))
     wait_for_step(place, 3)
@@ -200,9 +219,11 @@ def test_killed_in_a_step_it_is_resumed_without_paying_for_finished_steps_again(
     done = last_line(call(environment, "resume", str(place), "--json"))
     assert (done["best"], done["initial"], done["steps"]) == (whole["best"], whole["initial"], whole["steps"])
     total = len(server.ledger()) - whole["calls"]
-    assert sent < total <= whole["calls"] + 8 + 500  # at most what was in flight, and one unwritten batch, is sent twice
+    assert (
+        sent < total <= whole["calls"] + 8 + 500
+    )  # at most what was in flight, and one unwritten batch, is sent twice
     finished = {entry["prompt"] for entry in server.ledger()[: whole["calls"]]}
-    twice = [entry for entry in server.ledger()[whole["calls"] + sent :]]
+    twice = server.ledger()[whole["calls"] + sent :]
     assert {entry["prompt"] for entry in twice} <= finished
     server.close()
 
@@ -213,7 +234,9 @@ def test_a_signal_stops_a_run_cleanly_and_it_can_be_resumed(
 ) -> None:
     server = Server("--latency", "0.05")
     place = tmp_path / "run"
-    process = start(environment, "run", "antonym", *on(server), "--steps", "3", "--limit", "20", "--directory", str(place))
+    process = start(
+        environment, "run", "antonym", *on(server), "--steps", "3", "--limit", "20", "--directory", str(place)
+    )
     wait_for_step(place, 1)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -229,7 +252,9 @@ def test_a_signal_stops_a_run_cleanly_and_it_can_be_resumed(
     server.close()
 
 
-def test_a_budget_ends_a_run_with_3_and_a_larger_one_goes_on(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_budget_ends_a_run_with_3_and_a_larger_one_goes_on(
+    server: Server, environment: dict[str, str], tmp_path: Path
+) -> None:
     place = str(tmp_path / "run")
     run = ["run", "capital", *on(server), "--steps", "3", "--limit", "10", "--seed", "77", "--directory", place]
     before = len(server.ledger())
@@ -263,12 +288,20 @@ WRONG = [
     (["run", "antonym", "--scorer", "gpt-4o-mini"], 2, "--base-url"),
     (["run", "antonym", "--base-url", "http://127.0.0.1:9/v1"], 2, "--scorer"),
     (["run", "gsm8k", "--scorer", "m", "--base-url", "http://127.0.0.1:9/v1"], 2, "--data"),
-    (["run", "bbh/navigate", "--data", "nowhere", "--scorer", "m", "--base-url", "http://127.0.0.1:9/v1"], 2, "navigate.json"),
+    (
+        ["run", "bbh/navigate", "--data", "nowhere", "--scorer", "m", "--base-url", "http://127.0.0.1:9/v1"],
+        2,
+        "navigate.json",
+    ),
     (["run", "bad.jsonl", "--scorer", "m", "--base-url", "http://127.0.0.1:9/v1"], 2, "line 2"),
     (["run", "antonym", "--scorer", "m", "--base-url", "http://me:hunter2@127.0.0.1/v1"], 2, "credentials"),
     (["run", "antonym", "--scorer", "m", "--base-url", "http://far.example.com/v1"], 2, "clear text"),
     (["run", "antonym", "--scorer", "none.gguf"], 2, "none.gguf"),
-    (["run", "antonym", "--proposer", "random", "--scorer", "m", "--base-url", "http://127.0.0.1:9/v1"], 2, "--proposer"),
+    (
+        ["run", "antonym", "--proposer", "random", "--scorer", "m", "--base-url", "http://127.0.0.1:9/v1"],
+        2,
+        "--proposer",
+    ),
     (["run", "antonym", "--set", "nonsense"], 2, "--set"),
     (["run", "antonym", "--budget", "cals=3"], 2, "did you mean calls"),
     (["resume", "nowhere"], 2, "manifest.json"),
@@ -278,7 +311,12 @@ WRONG = [
 
 @pytest.mark.parametrize(("arguments", "code", "message"), WRONG, ids=[" ".join(row[0])[:50] for row in WRONG])
 def test_wrong_input_ends_at_once_with_a_sentence(
-    arguments: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ASYNCOPT_DATA", raising=False)

@@ -69,7 +69,9 @@ def test_imports_go_down(module: str) -> None:
     for target in GRAPH[module]:
         if target == FRONT:
             names = {name for name in imports(MODULES[module]) if name.split(".")[1] not in MODULES}
-            assert names == {"asyncopt.__version__"} or room(module) == "testing", f"{module} imports the front: {names}"
+            assert names == {"asyncopt.__version__"} or room(module) == "testing", (
+                f"{module} imports the front: {names}"
+            )
         elif room(target) == "testing":
             assert room(module) == "testing" or module in USERS_OF_TESTING
         elif room(module) != "testing":

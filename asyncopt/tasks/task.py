@@ -88,6 +88,4 @@ class Task:
             return self
         if limit < 1:
             raise ConfigError(f"the limit is {limit}; it must be at least 1 example")
-        return replace(
-            self, train=self.train[:limit], validation=self.validation[:limit], test=self.test[:limit]
-        )
+        return replace(self, train=self.train[:limit], validation=self.validation[:limit], test=self.test[:limit])
