@@ -1,4 +1,4 @@
-"""The calls that wait: by priority, then in the order they came. Withdrawn ones cost nothing; retries keep their age."""
+"""The calls that wait: by priority, then in order of arrival. Withdrawn ones cost nothing; retries keep their age."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from asyncopt.limits.slots import Slots
 from asyncopt.values import Completion, Fault, FaultKind, Quota, Usage
 
 SWEEP_SECONDS = 0.5
+TICK_SECONDS = 0.001
 _CLOSED = "the engine was closed before this call had its answer"
 _NO_USAGE = Usage()
 _TERMINAL = frozenset({FaultKind.QUOTA, FaultKind.QUOTA_DAILY, FaultKind.FATAL_CONFIG})
@@ -187,7 +188,8 @@ class Dispatcher:
             return
         self._wake = self._loop.create_future()
         wait = self._gate.wait(self._loop.time())
-        timer = self._loop.call_later(wait, self._poke) if 0 < wait < float("inf") else None
+        # Rounded up: a wait below the clock's tick would end before the gate opens, and the pump would spin.
+        timer = self._loop.call_later(max(wait, TICK_SECONDS), self._poke) if 0 < wait < float("inf") else None
         try:
             await self._wake
         finally:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
-
-import looptime
+from collections.abc import Callable
 
 from asyncopt.endpoints.protocol import Answer
+from asyncopt.testing import run_virtual
 from asyncopt.values import Capabilities, Completion, Generate, Usage
 
-T = TypeVar("T")
-
-
-def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run on a clock that starts at 0 and jumps to the next timer: hours take milliseconds, and times are exact."""
-    with asyncio.Runner(loop_factory=lambda: looptime.new_event_loop(start=0)) as runner:
-        return runner.run(main())
+__all__ = ["FakeEndpoint", "echo", "run_virtual"]
 
 
 class FakeEndpoint:

@@ -59,7 +59,8 @@ def _app(api: Service) -> web.Application:
     app = web.Application(client_max_size=_LARGEST_BODY)
     app.router.add_post("/v1/chat/completions", chat)
     app.router.add_get("/v1/models", models)
-    app.router.add_get("/ledger", ledger)
+    for path in ("/ledger", "/v1/ledger"):  # below the base URL too, for those who only have that
+        app.router.add_get(path, ledger)
     return app
 
 
