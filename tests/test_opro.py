@@ -13,7 +13,7 @@ from asyncopt import OPRO, ConfigError, Example, RandomSearch, Task
 from asyncopt.optimizers.base import derived_seed
 from asyncopt.optimizers.history import Entry, History
 from asyncopt.optimizers.opro.domain import Style
-from asyncopt.optimizers.opro.instructions import InstructionDomain, polished
+from asyncopt.optimizers.opro.instructions import DEMONSTRATED, InstructionDomain, polished
 from asyncopt.optimizers.opro.pairs import PairDomain
 from asyncopt.tasks.linear_regression import LinearRegression
 
@@ -112,9 +112,9 @@ def test_exemplars_may_be_left_out() -> None:
 
 def test_a_rewrite_starts_from_one_of_the_best() -> None:
     view = [entry(f"Instruction {number}.", number / 10) for number in range(10)]
-    prompts = {str(domain().ask("rewrite", view, 0, Random(seed)).prompt) for seed in range(50)}
-    bases = {re.findall(r"Instruction \d", prompt)[0] for prompt in prompts}
-    assert bases == {"Instruction 7", "Instruction 8", "Instruction 9"}
+    prompts = [domain().ask("rewrite", view, 0, Random(seed)).prompt for seed in range(50)]
+    assert {prompt[-1].content.rpartition(": ")[2] for prompt in prompts} == {f"Instruction {n}." for n in (7, 8, 9)}
+    assert [turn.role for turn in prompts[0]] == ["user", "assistant"] * DEMONSTRATED + ["user"]
 
 
 def test_an_induction_shows_inputs_with_their_outputs() -> None:

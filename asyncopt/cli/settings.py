@@ -19,8 +19,9 @@ LINEAR_REGRESSION = "linear-regression"
 LOCAL_DEFAULTS: dict[str, Any] = {
     "optimizer": {
         "steps": 10,
-        "samples_per_step": 4,
-        "styles": ["rewrite", "meta-prompt", "rewrite", "induction"],
+        "samples_per_step": 6,
+        "styles": [*["rewrite"] * 10, "meta-prompt", "induction"],
+        "temperature": 0.9,
         "max_tokens": 64,
     }
 }

@@ -58,7 +58,9 @@ def vary(seed: int, prompt: str, draw: str) -> str | None:
     """Another wording, on one line, of the instruction in a request for a variation; None if it is none."""
     if not _VARIATION.search(prompt):
         return None
-    named = _LABELLED.findall(prompt) or _QUOTED.findall(prompt) or prompt.strip().splitlines()[-1:]
+    last = prompt.strip().splitlines()[-1:]
+    asked = [text for label, _, text in (line.partition(":") for line in last) if text and _VARIATION.search(label)]
+    named = asked or _LABELLED.findall(prompt) or _QUOTED.findall(prompt) or last
     return _mutated(_rng(seed, "variation", prompt, draw), max(named, key=len))
 
 

@@ -3,13 +3,16 @@
 The meta-prompt has the structure of the paper's appendix C.2 (instruction-tuned optimizers): scored texts in ascending
 order, exemplars with ``<INS>`` where the instruction goes, and a request for a new text in square brackets. ``rewrite``
 asks for a paraphrase of one of the best, ``induction`` for the instruction behind some solved examples (both after APE,
-Zhou et al. 2023): a model of 135M parameters can do those, and copies or drifts when it is shown scores.
+Zhou et al. 2023). A model of 135M parameters copies or drifts when it is shown scores; it can paraphrase, and does it
+far better after some demonstrations: on ``antonym`` the mean score of its rewrites rises from .04 to .2.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
 from random import Random
 
 from asyncopt.codec import clean
@@ -18,15 +21,17 @@ from asyncopt.optimizers.history import Entry
 from asyncopt.optimizers.opro.domain import Ask, Style
 from asyncopt.tasks.task import Example, Task
 from asyncopt.templates import packaged
+from asyncopt.values import Message, Prompt
 
 PLACEHOLDER = "<INS>"
 LONGEST = 500  # characters; the reference drops longer instructions
+DEMONSTRATED = 6
 REWRITTEN_FROM = 3  # a paraphrase starts from one of this many best
 _PACKAGE = "asyncopt.optimizers.opro.prompts"
 
 _BRACKETED = re.compile(r"\[([^\[\]\n]*)\]")
 _LABEL = re.compile(r"^(?:new |rewritten )?(?:instruction|variation|in other words|output)\s*:\s*", re.IGNORECASE)
-_SENTENCE = r"[A-Z] [^\[\]<>\n]{12,200} [.?!]"
+_SENTENCE = r"[A-Z] [^\[\]<>\n]{6,100} [.?!]"  # short: what a small model adds to a long sentence is drift
 _GRAMMAR: dict[Style, str] = {
     "meta-prompt": r'root ::= "[" [A-Z] [^\[\]<>\n]{12,200} "]"',
     "rewrite": f"root ::= {_SENTENCE}",
@@ -53,7 +58,7 @@ class InstructionDomain:
         # the other styles gain from variety, so theirs depends on the sample.
         if style == "rewrite":
             base = rng.choice(view[-REWRITTEN_FROM:]).candidate if view else self._task.initial[0]
-            prompt = packaged(_PACKAGE, "rewrite.j2")(instruction=base)
+            prompt: Prompt = _rewrite(base, rng)
         elif style == "induction":
             prompt = packaged(_PACKAGE, "induction.j2")(exemplars=self._drawn(rng, max(self._exemplars, 1)))
         else:
@@ -90,6 +95,23 @@ class InstructionDomain:
 
     def solved(self, candidate: str) -> bool:
         return False
+
+
+def _rewrite(base: str, rng: Random) -> tuple[Message, ...]:
+    """Some demonstrations in some order, which gives more variety than a higher temperature; then the request."""
+    render = packaged(_PACKAGE, "rewrite.j2")
+    turns = []
+    for instruction, rewritten in rng.sample(demonstrations(), DEMONSTRATED):
+        turns += [Message("user", render(instruction=instruction)), Message("assistant", rewritten)]
+    return (*turns, Message("user", render(instruction=base)))
+
+
+@lru_cache(maxsize=1)
+def demonstrations() -> tuple[tuple[str, str], ...]:
+    """Instructions of other tasks with rewrites of them, which show a small model what is wanted."""
+    lines = files(_PACKAGE).joinpath("rewrites.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition("\t") for line in lines)
+    return tuple((instruction, rewritten) for instruction, _, rewritten in pairs)
 
 
 def polished(text: str) -> str:
