@@ -10,8 +10,7 @@ from asyncopt.result import Result
 from asyncopt.study import Study
 from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Completion, Fault, Generate, Message, Price, Priority, Quota, Sampling, Usage
-
-__version__ = "0.1.0"
+from asyncopt.version import __version__
 
 __all__ = [
     "OPRO",
@@ -40,5 +39,6 @@ __all__ = [
     "Study",
     "Task",
     "Usage",
+    "__version__",
     "evaluate",
 ]

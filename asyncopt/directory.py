@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from asyncopt import codec
 from asyncopt.errors import ConfigError, RunLocked
 from asyncopt.journal import Journal, write_atomically
+from asyncopt.version import __version__
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
@@ -72,8 +73,6 @@ class RunDirectory:
                 difference = "; ".join(differences(found if isinstance(found, dict) else {}, subject))
                 raise ConfigError(f"{self.path} holds another study ({difference}); use another directory")
             return
-        from asyncopt import __version__
-
         manifest = {"v": 1, "asyncopt": __version__, "subject": subject, "config": config}
         write_atomically(path, codec.dumps(manifest))
 

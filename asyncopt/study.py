@@ -125,16 +125,21 @@ class Study:
                 with suppress(anyio.WouldBlock):
                     send.send_nowait(event)
 
-        self.events_hub.add(Forward())
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(self.run())
-            task.add_done_callback(lambda _: send.close())
-            try:
-                async with receive:
-                    async for event in receive:
-                        yield event
-            finally:
+        forward = Forward()
+        self.events_hub.add(forward)
+        # A plain task, no task group: a generator that is left early is finished by another task than began it.
+        task = asyncio.get_running_loop().create_task(self.run())
+        task.add_done_callback(lambda _: send.close())
+        try:
+            async with receive:
+                async for event in receive:
+                    yield event
+            await task
+        finally:
+            self.events_hub.remove(forward)
+            if not task.done():
                 task.cancel()
+                await asyncio.wait([task])
 
     # -- scoring -------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import asyncopt
 NAMES = [
     "OPRO", "AsyncoptError", "Budget", "BudgetExhausted", "Cache", "CallFailed", "Completion", "ConfigError", "Engine",
     "Evaluation", "Example", "Fault", "Generate", "MemoryCache", "Message", "Model", "Price", "Priority", "Quota",
-    "RandomSearch", "Result", "Sampling", "SqliteCache", "Study", "Task", "Usage", "evaluate",
+    "RandomSearch", "Result", "Sampling", "SqliteCache", "Study", "Task", "Usage", "__version__", "evaluate",
 ]  # fmt: skip
 HEAVY = [
     "scipy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -360,6 +361,28 @@ def test_events_can_be_iterated() -> None:
     events = run_virtual(main)
     assert isinstance(events[-1], StudyFinished)
     assert sum(isinstance(event, CandidateScored) for event in events) >= 10
+
+
+def test_leaving_the_events_early_stops_the_study_and_an_error_reaches_the_reader() -> None:
+    endpoint = FakeEndpoint(toy_model, seconds=1.0)
+
+    async def main() -> None:
+        before = asyncio.all_tasks()
+        async with Engine() as engine:
+            async with contextlib.aclosing(study_on(engine, endpoint).events()) as events:
+                async for _ in events:
+                    break
+            sent = len(endpoint.started)
+            await asyncio.sleep(10)
+            assert len(endpoint.started) == sent
+        assert asyncio.all_tasks() == before
+        async with Engine() as engine:
+            broken = FakeEndpoint(lambda *_: Fault(FaultKind.FATAL_CONFIG, "HTTP 401"))
+            with pytest.raises(EndpointRefused):
+                async for _ in study_on(engine, broken).events():
+                    pass
+
+    run_virtual(main)
 
 
 # -- linear regression -------------------------------------------------------------------------------------------------
