@@ -24,6 +24,7 @@ from asyncopt.study import Study
 
 PLAIN_SECONDS = 10.0
 RICH_SECONDS = 0.25
+BAR_WIDTH = 40
 
 
 class ServesLocally(Protocol):
@@ -149,21 +150,19 @@ class RichDisplay(Display):
             self._live.update(self._panel(figures), refresh=True)
 
     def notify(self, event: Event) -> None:
+        known = self.status.best
         super().notify(event)
-        if isinstance(event, StepFinished):
-            self.line(figures_line(self.status.look()))
+        if isinstance(event, StepFinished) and event.best != known:
+            score = "" if event.best_score is None else f" {event.best_score:.3g}"
+            self.line(f"step {event.step + 1}: best{score}: {event.best}")
 
     def _panel(self, figures: Figures) -> Any:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
         from rich.text import Text
 
-        bar = ProgressBar(total=max(figures.steps, 1), completed=figures.step, width=40)
-        return Group(
-            Text(figures_line(figures)),
-            bar,
-            Text(f"best: {codec.printable(figures.best, 150)}" if figures.best else "scoring the starting points"),
-        )
+        done = BAR_WIDTH * figures.step // max(figures.steps, 1)
+        best = codec.printable(figures.best, 150) if figures.best else "scoring the starting points"
+        bar = "━" * done + "─" * (BAR_WIDTH - done)
+        return Text("\n".join((figures_line(figures), bar, best)), no_wrap=True, overflow="ellipsis")
 
     def ended(self) -> None:
         self._on = False

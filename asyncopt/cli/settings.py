@@ -105,10 +105,12 @@ def _models(stated: Any, wanted: list[str], base_url: str | None) -> dict[str, A
 
 
 def _at(table: Any, base_url: str | None) -> Any:
-    """The model's table with the base URL of the command line, which the embedded model has no use for."""
-    if base_url is None or not isinstance(table, Mapping) or is_local(str(table.get("model"))):
+    """The model's table with the base URL of the command line, or for ``openai/`` models of the environment."""
+    if not isinstance(table, Mapping) or is_local(str(table.get("model"))):
         return table
-    return {**table, "base_url": base_url}
+    if base_url is None and "base_url" not in table and str(table.get("model")).startswith("openai/"):
+        base_url = os.environ.get("OPENAI_BASE_URL") or None
+    return table if base_url is None else {**table, "base_url": base_url}
 
 
 def _text(tables: Mapping[str, Any], *path: str) -> str | None:
