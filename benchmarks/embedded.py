@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,13 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--task", default="antonym")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    options.add_argument("--jobs", type=int, default=1, help="runs at once; times are true for 1 only")
     options.add_argument("--set", action="append", default=[], metavar="A.B=C")
     options.add_argument("--svg", type=Path, default=None, help="also draw the runs here")
     chosen = options.parse_args()
-    runs = {}
-    for seed in chosen.seeds:
-        runs[seed] = run(chosen.task, seed, chosen.set)
-        print(" | ".join(row(seed, runs[seed][0])), flush=True)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        waiting = {seed: pool.submit(run, chosen.task, seed, chosen.set) for seed in chosen.seeds}
+        runs = {seed: future.result() for seed, future in waiting.items()}
     heads = [
         "seed",
         "train",

@@ -19,9 +19,9 @@ LINEAR_REGRESSION = "linear-regression"
 LOCAL_DEFAULTS: dict[str, Any] = {
     "optimizer": {
         "steps": 10,
-        "samples_per_step": 6,
+        "samples_per_step": 5,
         "styles": [*["rewrite"] * 10, "meta-prompt", "induction"],
-        "temperature": 0.9,
+        "temperature": 0.8,
         "max_tokens": 64,
     }
 }
