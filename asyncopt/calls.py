@@ -24,10 +24,12 @@ class Call:
     """One request on its way, with everybody who waits for its answer."""
 
     __slots__ = (
+        "_on_abandoned",
         "_on_done",
         "attempts",
         "expired",
         "failures",
+        "first_at",
         "key",
         "model",
         "order",
@@ -55,6 +57,7 @@ class Call:
         price: Price | None,
         timeout: float,
         on_done: Callable[[Call, Answer | AsyncoptError], None],
+        on_abandoned: Callable[[Call], None],
     ) -> None:
         self.key = key
         self.model = model
@@ -64,14 +67,21 @@ class Call:
         self.price = price
         self.timeout = timeout
         self._on_done = on_done
+        self._on_abandoned = on_abandoned
         self.usd = 0.0 if price is None else price.of(_expected(tokens, request))
         self.waiters: list[Waiter] = []
         self.payer: Account | None = None
         self.state = State.QUEUED
         self.attempts = self.failures = 0
         self.order = -1
-        self.previous = self.queued_at = self.started_at = 0.0
+        self.previous = self.queued_at = self.first_at = self.started_at = 0.0
         self.expired = False
+
+    def leave(self, waiter: Waiter) -> None:
+        """Take out somebody who does not wait any more; without any, the call is withdrawn."""
+        self.waiters.remove(waiter)
+        if not self.waiters:
+            self._on_abandoned(self)
 
     def finish(self, result: Answer | AsyncoptError) -> None:
         if self.state is not State.DONE:
@@ -82,20 +92,17 @@ class Call:
 class Waiter(asyncio.Future[Completion]):
     """A caller's future for one answer. Cancelling it withdraws the call if it was the last to wait for it."""
 
-    __slots__ = ("account", "call", "withdraw")
+    __slots__ = ("account", "call")
 
     account: Account
     call: Call | None
-    withdraw: Callable[[Call], None]
 
     def cancel(self, msg: object | None = None) -> bool:
         cancelled = super().cancel(msg)
         call = getattr(self, "call", None)
         if cancelled and call is not None:
             self.call = None
-            call.waiters.remove(self)
-            if not call.waiters:
-                self.withdraw(call)
+            call.leave(self)
         return cancelled
 
 

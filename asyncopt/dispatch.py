@@ -226,6 +226,8 @@ class Dispatcher:
 
     async def _attempt(self, me: asyncio.Task[None], call: Call) -> Answer:
         call.started_at = self._loop.time()
+        if not call.attempts:
+            call.first_at = call.started_at
         call.attempts += 1
         self.counts.attempts += 1
         self._in_flight[me] = call
@@ -239,6 +241,8 @@ class Dispatcher:
             call.expired = False
             me.uncancel()
             return Fault(FaultKind.AMBIGUOUS, f"no answer within {call.timeout:g} s")
+        except Exception as error:  # an endpoint never raises; one that does must not take its worker along
+            return Fault(FaultKind.BAD_REQUEST, f"the endpoint raised {type(error).__name__}, which is a defect of it")
         finally:
             del self._in_flight[me]
 
@@ -297,7 +301,7 @@ class Dispatcher:
             self._conclude(call, self._dead, fault.kind.value, fault.usage or _NO_USAGE)
             return
         wait = self._pause(call, fault, now)
-        if not backoff.retries(fault, call.failures, now - call.queued_at) or not call.waiters:
+        if not backoff.retries(fault, call.failures, now - call.first_at) or not call.waiters:
             self._report(call, fault, None)
             self._conclude(call, fault, fault.kind.value, fault.usage or _NO_USAGE)
             return

@@ -63,6 +63,7 @@ class Engine:
         self._lookup_tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._complained = False
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
@@ -176,10 +177,7 @@ class Engine:
 
     async def _answer_lookups(self, cache: Cache) -> None:
         lookups, self._lookups = self._lookups, []
-        found = await cache.get_many([call.key for call, _ in lookups])
-        degraded = getattr(cache, "degraded", None)
-        if degraded is not None and self.events:
-            self.events.emit(CacheDegraded(degraded))
+        found = await self._found(cache, [call.key for call, _ in lookups])
         for call, dispatcher in lookups:
             if call.state is State.DONE:
                 continue
@@ -192,6 +190,18 @@ class Engine:
                 for waiter in call.waiters:
                     waiter.account.hits += 1
                 call.finish(completion)
+
+    async def _found(self, cache: Cache, keys: list[bytes]) -> dict[bytes, bytes]:
+        """What the cache has; a cache that fails has nothing, and is complained of once."""
+        try:
+            found = await cache.get_many(keys)
+            reason = getattr(cache, "degraded", None)
+        except Exception as error:  # somebody's own cache must not leave calls waiting for ever
+            found, reason = {}, f"{type(error).__name__}: {error}"
+        if reason is not None and not self._complained:
+            self._complained = True
+            self.events.emit(CacheDegraded(reason))
+        return found
 
 
 class Model:
@@ -257,7 +267,6 @@ class Model:
             return waiter
         call = engine._shared.get(key)
         waiter.account = self.account
-        waiter.withdraw = self._withdraw
         if call is None:
             if engine._closed:
                 raise AsyncoptError("the engine is closed; submit inside its `async with` block")
@@ -278,9 +287,11 @@ class Model:
 
     def _call(self, key: bytes, request: Generate, priority: Priority) -> Call:
         tokens = prompt_tokens(request) + (request.sampling.max_tokens or _UNSTATED_OUTPUT)
-        return Call(key, self._served, request, priority, tokens, self.price, self._timeout, self._done)
+        return Call(
+            key, self._served, request, priority, tokens, self.price, self._timeout, self._done, self._abandoned
+        )
 
-    def _withdraw(self, call: Call) -> None:
+    def _abandoned(self, call: Call) -> None:
         self._dispatcher.withdraw(call)
         if call.state is State.DONE:
             self._engine._shared.pop(call.key, None)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from asyncopt import Budget, Engine, Generate, MemoryCache, Priority, Quota, Sampling
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import AsyncoptError, BudgetExhausted, CallFailed, ConfigError, EndpointRefused, QuotaExhausted
-from asyncopt.events import AttemptFailed, CallEnded, Event
+from asyncopt.events import AttemptFailed, CacheDegraded, CallEnded, Event
 from asyncopt.limits import backoff
 from asyncopt.limits.budget import Account
 from asyncopt.values import Completion, Fault, FaultKind, Finish, Price, Usage
@@ -370,6 +370,73 @@ def test_an_attempt_without_an_answer_ends_at_its_timeout_and_is_tried_again() -
     assert run_virtual(main) == "Q"
     assert 30.0 <= endpoint.started[1] <= 32.0
     assert endpoint.in_flight == 0
+
+
+def test_an_endpoint_that_raises_fails_its_call_and_no_other() -> None:
+    def respond(request: Generate, number: int) -> Answer:
+        if number == 0:
+            raise RuntimeError("a defect")
+        return echo(request)
+
+    endpoint = FakeEndpoint(respond)
+
+    async def main() -> list[Completion | BaseException]:
+        async with Engine() as engine:
+            model = engine.model("m", endpoint=endpoint, quota=Quota(concurrency=1))
+            return await asyncio.gather(*(model.submit(ask(number)) for number in range(3)), return_exceptions=True)
+
+    results = run_virtual(main)
+    assert [isinstance(result, CallFailed) for result in results] == [True, False, False]
+    assert "RuntimeError" in str(results[0])
+
+
+def test_time_in_the_queue_does_not_count_against_a_calls_retries() -> None:
+    endpoint = FakeEndpoint(lambda r, n: Fault(FaultKind.RATE_LIMITED, "slow") if n == 40 else echo(r), seconds=60.0)
+
+    async def main() -> None:
+        async with Engine() as engine:
+            model = engine.model("m", endpoint=endpoint, quota=Quota(concurrency=1))
+            await asyncio.gather(*(model.submit(ask(number)) for number in range(41)))  # 41 minutes
+
+    run_virtual(main)
+    assert len(endpoint.started) == 42
+
+
+def test_a_cache_that_raises_is_complained_of_once_and_the_calls_are_made() -> None:
+    class Broken(MemoryCache):
+        async def get_many(self, keys: object) -> dict[bytes, bytes]:
+            raise OSError("gone")
+
+    watcher = Watcher()
+
+    async def main() -> None:
+        async with Engine(cache=Broken(), observers=[watcher]) as engine:
+            model = engine.model("m", endpoint=FakeEndpoint())
+            for number in range(3):
+                await model.submit(ask(number))
+
+    run_virtual(main)
+    assert sum(isinstance(event, CacheDegraded) for event in watcher.events) == 1
+
+
+def test_a_call_shared_by_two_keys_is_withdrawn_from_the_queue_it_is_in() -> None:
+    endpoint, other = FakeEndpoint(seconds=1.0), FakeEndpoint(seconds=1.0)
+    other.account = "another key"
+
+    async def main() -> None:
+        async with Engine() as engine:
+            models = [engine.model("m", endpoint=end, quota=Quota(concurrency=1)) for end in (endpoint, other)]
+            running = models[0].submit(ask("running"))
+            first, second = (model.submit(ask("shared")) for model in models)
+            first.cancel()
+            second.cancel()
+            await running
+            await models[0].submit(ask("after"))
+            assert [dispatcher.queued for dispatcher in engine.dispatchers] == [0, 0]
+
+    run_virtual(main)
+    assert endpoint.prompts == ["question running", "question after"]
+    assert other.prompts == []
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------
