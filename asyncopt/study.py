@@ -13,7 +13,7 @@ import anyio
 
 from asyncopt.directory import RunDirectory
 from asyncopt.engine import Model
-from asyncopt.errors import BudgetExhausted, ConfigError, StudyFailed
+from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, StudyFailed
 from asyncopt.evaluate import Evaluation, evaluate
 from asyncopt.events import CandidateScored, Event, Events, Note, Observer, StepFinished, StudyFinished, StudyStarted
 from asyncopt.limits.budget import UNLIMITED, Account, Budget
@@ -64,6 +64,7 @@ class Study:
         self._scores: dict[str, dict[str, Any]] = {}
         self._run: RunDirectory | None = None
         self._restored: State | None = None
+        self._started = False
         self._steps_done = 0
         self._seconds_before = 0.0
         self._began = 0.0
@@ -72,6 +73,9 @@ class Study:
 
     async def run(self) -> Result:
         """The result. Cancelling the task stops the study; what is finished stays in the directory."""
+        if self._started:
+            raise AsyncoptError("a study is run once; make another one")
+        self._started = True
         self._began = asyncio.get_running_loop().time()
         if self.directory is not None:
             self._run = RunDirectory(self.directory, self.subject(), self._config)

@@ -67,6 +67,13 @@ def test_what_was_not_scored_or_not_wholly_is_kept_and_never_the_best() -> None:
     assert History(maximize=True, entries=[entry("failed", None)]).best() is None
 
 
+def test_where_nothing_is_complete_those_with_the_most_examples_are_compared() -> None:
+    entries = [Entry("a", 0.9, 0, 0, 5, False), Entry("b", 0.5, 0, 1, 9, False), Entry("c", 0.6, 0, 2, 9, False)]
+    best = History(maximize=True, entries=entries).best()
+    assert best is not None
+    assert best.candidate == "c"
+
+
 @given(st.lists(st.tuples(st.text(max_size=3), st.none() | st.floats(0, 1)), max_size=30), st.integers(1, 20))
 def test_the_view_is_sorted_and_holds_nothing_worse_than_what_it_leaves_out(
     scored: list[tuple[str, float | None]], limit: int

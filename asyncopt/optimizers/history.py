@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Entry:
     """One scored candidate. ``step`` is -1 for a starting point, ``index`` its place in the step.
 
-    ``score`` is None where nothing could be scored, and ``complete`` is False where some examples are missing; neither
-    is ever the best. ``source`` says how the candidate was made.
+    ``score`` is None where nothing could be scored, and ``complete`` is False where some examples are missing: such an
+    entry is not compared with complete ones. ``source`` says how the candidate was made.
     """
 
     candidate: str
@@ -57,8 +57,13 @@ class History:
         return entry.score if self.maximize else -entry.score
 
     def ranked(self) -> list[Entry]:
-        """The complete entries from worst to best; equals stay in the order of (step, index)."""
-        usable = [entry for entry in self._entries if entry.complete and entry.score is not None]
+        """The complete entries from worst to best; equals stay in the order of (step, index).
+
+        Where not one is complete (an example that is always refused), those that rest on the most examples stand in.
+        """
+        scored = [entry for entry in self._entries if entry.score is not None]
+        most = max((entry.examples for entry in scored), default=0)
+        usable = [entry for entry in scored if entry.complete] or [entry for entry in scored if entry.examples == most]
         return sorted(usable, key=self._rank)
 
     def view(self, limit: int, threshold: float | None = None) -> list[Entry]:
