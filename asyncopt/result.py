@@ -42,6 +42,7 @@ class Scored:
 class Result:
     """What a study found and what it took. ``steps`` counts finished steps; ``calls`` requests sent, retries included.
 
+    ``unscored`` counts examples of the best and the initial candidate that ended without a score.
     ``start``, ``optimum_loss``, ``unique_pairs`` and ``solved`` are for linear regression and None elsewhere.
     """
 
@@ -58,6 +59,7 @@ class Result:
     tokens: int
     usd: float | None
     seconds: float
+    unscored: int = 0
     start: list[list[float]] | None = None
     optimum_loss: float | None = None
     unique_pairs: int | None = None

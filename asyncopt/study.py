@@ -204,8 +204,15 @@ class Study:
             tokens=account.tokens,
             usd=account.usd if self._priced() else None,
             seconds=self._seconds(),
+            unscored=sum(self._missing(scored) for scored in {measured, first} if scored is not None),
             **self._pairs(),
         )
+
+    def _missing(self, scored: Scored) -> int:
+        if not isinstance(self.task, Task):
+            return 0
+        parts = ((self.task.train, scored.train), (self.task.test, scored.held_out))
+        return sum(len(examples) - (0 if measured is None else measured.n) for examples, measured in parts)
 
     def _pairs(self) -> dict[str, Any]:
         """What only linear regression reports."""

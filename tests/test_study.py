@@ -185,6 +185,20 @@ def test_a_failed_call_is_never_a_zero() -> None:
     run_virtual(main)
 
 
+def test_an_example_that_is_always_refused_is_counted_and_the_study_ends() -> None:
+    def respond(request: Generate, number: int) -> Answer:
+        if request.prompt[0].content.endswith(("\nq3", "\nq33")):
+            return Fault(FaultKind.REFUSED, "no")
+        return toy_model(request, number)
+
+    result = run(FakeEndpoint(respond))[1]
+    assert result.best is not None
+    assert result.best.train is not None
+    assert result.best.held_out is not None
+    assert (result.best.train.n, result.best.held_out.n) == (19, 19)
+    assert result.unscored == 4  # one in training and one held out, of the initial and of the best
+
+
 def test_a_metric_that_raises_is_no_zero_either() -> None:
     class Broken(Task):
         def grade(self, answer: str, example: Example) -> float:

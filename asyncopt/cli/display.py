@@ -39,6 +39,7 @@ class Display:
     def __init__(self) -> None:
         self.status = Status()
         self.servers: list[Any] = []
+        self.unscored = 0  # examples of the result's instructions that ended without a score
         self._interval = PLAIN_SECONDS
 
     def notify(self, event: Event) -> None:

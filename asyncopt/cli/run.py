@@ -30,7 +30,7 @@ PAPER_STEPS_PAIRS = 500
 
 
 def run_study(config: Config, directory: Path | None, *, json: bool) -> None:
-    """Run to the end, show the result, and exit with 130 or 143 when interrupted."""
+    """Run to the end and show the result; exits with 1 if examples have no score, 130 or 143 when interrupted."""
     task = load(config.task.name, data=config.task.data, seed=config.seed, options=config.task.options)
     task = task.limited(config.task.limit) if isinstance(task, Task) else task
     for model in (config.models.scorer, config.models.proposer):
@@ -42,6 +42,9 @@ def run_study(config: Config, directory: Path | None, *, json: bool) -> None:
     if stopped is not None:
         print(f"asyncopt: stopped; go on with: asyncopt resume {place}", file=sys.stderr)
         sys.exit(128 + stopped)
+    if display.unscored:
+        print(f"asyncopt: {display.unscored} examples of the instructions compared have no score", file=sys.stderr)
+        sys.exit(1)
 
 
 def run_in_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> signal.Signals | None:
@@ -99,6 +102,7 @@ async def _run(config: Config, task: Task | LinearRegression, place: Path, displ
             result = await study.run()
             baseline = await _baseline(study, task)
     display.result(result, baseline, place)
+    display.unscored = result.unscored
 
 
 async def _baseline(study: Study, task: Task | LinearRegression) -> Result | None:
