@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,17 +21,18 @@ from asyncopt.optimizers.opro import Style
 from asyncopt.values import Price, Quota
 
 LARGEST_FILE = 1 << 20
-_STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+_STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+_Count = Annotated[int, Field(le=2**53)]  # what every JSON reader takes
 
 
 class TaskConfig(BaseModel):
     """``[task]``; options that only some tasks have are passed on to their loader, which knows them."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
     name: str
     data: Path | None = None
-    limit: int | None = Field(default=None, ge=1)
+    limit: _Count | None = Field(default=None, ge=1)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -44,13 +45,13 @@ class OptimizerConfig(BaseModel):
     model_config = _STRICT
 
     name: Literal["opro", "random"] = "opro"
-    steps: int | None = Field(default=None, ge=0)
-    samples_per_step: int = Field(default=8, ge=1)
-    history_size: int = Field(default=20, ge=1)
-    exemplars: int = Field(default=3, ge=0)
+    steps: _Count | None = Field(default=None, ge=0)
+    samples_per_step: _Count = Field(default=8, ge=1)
+    history_size: _Count = Field(default=20, ge=1)
+    exemplars: _Count = Field(default=3, ge=0)
     threshold: float | None = None
     temperature: float = Field(default=1.0, ge=0)
-    max_tokens: int = Field(default=1024, ge=1)
+    max_tokens: _Count = Field(default=1024, ge=1)
     styles: tuple[Style, ...] = Field(default=("meta-prompt",), min_length=1)
 
     def build(self, default_steps: int) -> Optimizer:
@@ -71,12 +72,12 @@ class ModelConfig(BaseModel):
     api_key_env: str | None = None
     requests_per_minute: float | None = Field(default=None, gt=0)
     tokens_per_minute: float | None = Field(default=None, gt=0)
-    concurrency: int | None = Field(default=None, ge=1)
+    concurrency: _Count | None = Field(default=None, ge=1)
     scope: str | None = None
     usd_per_million_input_tokens: float | None = Field(default=None, ge=0)
     usd_per_million_output_tokens: float | None = Field(default=None, ge=0)
     timeout: float = Field(default=600.0, gt=0)
-    threads: int | None = Field(default=None, ge=1)
+    threads: _Count | None = Field(default=None, ge=1)
 
     @property
     def quota(self) -> Quota:
@@ -100,8 +101,8 @@ class BudgetConfig(BaseModel):
 
     model_config = _STRICT
 
-    calls: int | None = Field(default=None, ge=0)
-    tokens: int | None = Field(default=None, ge=0)
+    calls: _Count | None = Field(default=None, ge=0)
+    tokens: _Count | None = Field(default=None, ge=0)
     usd: float | None = Field(default=None, ge=0)
     seconds: float | None = Field(default=None, ge=0)
 
@@ -118,7 +119,7 @@ class Config(BaseModel):
     optimizer: OptimizerConfig = OptimizerConfig()
     models: ModelsConfig = ModelsConfig()
     budget: BudgetConfig = BudgetConfig()
-    seed: int = Field(default=0, ge=0)
+    seed: _Count = Field(default=0, ge=0)
     cache: Path | None = None
     use_cache: bool = True
 
@@ -160,6 +161,8 @@ def parse_budget(text: str) -> dict[str, Any]:
     """The table of ``calls=2000,usd=1.5``."""
     table: dict[str, Any] = {}
     for part in text.split(","):
+        if "=" not in part:
+            raise ConfigError(f"--budget got {text!r}; wanted something like calls=2000,usd=1.5")
         table |= parse_setting(part)
     return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ class RunDirectory:
         try:
             self._agree(subject, config)
             self.journal = Journal(path / JOURNAL)
+        except OSError as error:
+            self._lock.release()
+            where = error.filename or path
+            raise ConfigError(f"{where} cannot be used ({error.strerror}); name another run directory") from None
         except BaseException:
             self._lock.release()
             raise
@@ -58,11 +63,14 @@ class RunDirectory:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            who = holder.read_text(encoding="utf-8", errors="replace")[:200] if holder.exists() else "another process"
+            who = "another process"
+            with suppress(OSError):
+                who = codec.printable(holder.read_text(encoding="utf-8", errors="replace"))
             raise RunLocked(f"{self.path} is in use by {who}; wait for it, or use another directory") from None
         except OSError as error:
             raise ConfigError(f"the run directory {self.path} cannot be written ({error.strerror})") from None
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        with suppress(OSError):  # a courtesy to whoever finds the lock taken
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
     def _agree(self, subject: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         subject = codec.loads(codec.dumps(subject))

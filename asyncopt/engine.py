@@ -311,4 +311,6 @@ class Model:
                 waiter.call = None
                 if not waiter.done():
                     waiter.set_exception(error_of(result) if isinstance(result, Fault) else result)
+                    if self._engine._closed:
+                        waiter.exception()  # else asyncio complains of everybody who stopped caring before the end
         call.waiters.clear()

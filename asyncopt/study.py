@@ -65,6 +65,8 @@ class Study:
         self._run: RunDirectory | None = None
         self._restored: State | None = None
         self._started = False
+        self._journalled = self._spending()
+        self._complaint = ""
         self._steps_done = 0
         self._seconds_before = 0.0
         self._began = 0.0
@@ -84,9 +86,22 @@ class Study:
             if finished is not None:
                 return finished
             return await self._bounded()
+        except StudyFailed as failure:
+            raise StudyFailed(f"{failure} ({self._complaint})" if self._complaint else str(failure)) from None
         finally:
             if self._run is not None:
+                self._keep_account(self._run)
                 self._run.close()
+
+    def _keep_account(self, run: RunDirectory) -> None:
+        """Journal what was spent since the last step, so that a study that goes on keeps to its whole budget."""
+        if self._spending() != self._journalled:
+            with suppress(AsyncoptError):  # the disk is full; whatever ended the study is the error to report
+                run.journal.append("spent", {"account": self._spending(), "seconds": self._seconds()})
+                run.journal.sync()
+
+    def _spending(self) -> dict[str, Any]:
+        return {name: getattr(self.account, name) for name in _ACCOUNT_FIELDS}
 
     async def _bounded(self) -> Result:
         seconds = self.account.budget.seconds
@@ -153,7 +168,8 @@ class Study:
             done = await evaluate(self.scorer, self.task, candidate, self.task.train, events=self.events_hub)
             self._scores[candidate] = _outcomes(done)
             if done.score is None:
-                self.events_hub.emit(Note(f"nothing of a candidate could be scored: {done.complaint()}"))
+                self._complaint = done.complaint()
+                self.events_hub.emit(Note(f"nothing of a candidate could be scored: {self._complaint}"))
             entry = Entry(candidate, done.score, step, index, len(done.scores), done.complete, source)
         else:
             entry = Entry(candidate, _loss(self.task, candidate), step, index, 1, True, source)
@@ -170,11 +186,12 @@ class Study:
                 if model is not None:
                     await model.flush()
             rows = [asdict(entry) | self._scores.pop(entry.candidate, {}) for entry in entries]
-            account = {name: getattr(self.account, name) for name in _ACCOUNT_FIELDS}
+            account = self._spending()
             self._run.journal.append(
                 "step", {"step": step, "entries": rows, "state": state, "account": account, "seconds": self._seconds()}
             )
             self._run.journal.sync()
+            self._journalled = account
         if step >= 0:
             best = self._history.best()
             self.events_hub.emit(
@@ -186,7 +203,7 @@ class Study:
     async def _conclude(self) -> Result:
         best, initial = self._history.best(), self._best_initial()
         if best is None:
-            raise StudyFailed("no candidate could be scored on all examples; the events say what went wrong")
+            raise StudyFailed("no candidate could be scored")
         measured = await self._measured(best)
         first = measured if initial == best else None if initial is None else await self._measured(initial)
         account = self.account
@@ -272,14 +289,16 @@ class Study:
         for record in self._run.journal.records:
             if record.kind == "finished":
                 return result_of(record.data)
+            if record.kind in ("step", "spent"):
+                self._seconds_before = record.data["seconds"]
+                for name in _ACCOUNT_FIELDS:
+                    setattr(self.account, name, record.data["account"][name])
             if record.kind == "step":
                 for row in record.data["entries"]:
                     self._history.add(entry_of(row))
                 self._restored = record.data["state"]
                 self._steps_done = record.data["step"] + 1
-                self._seconds_before = record.data["seconds"]
-                for name in _ACCOUNT_FIELDS:
-                    setattr(self.account, name, record.data["account"][name])
+        self._journalled = self._spending()
         return None
 
 

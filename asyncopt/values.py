@@ -30,6 +30,9 @@ class Message:
             raise ValueError(f"content is a {type(self.content).__name__}; it must be a str")
 
 
+LARGEST = 2**53
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to draw an answer. ``None`` leaves a parameter to the server and out of the request.
@@ -61,6 +64,10 @@ class Sampling:
             raise ValueError(f"max_tokens is {self.max_tokens!r}; it must be >= 1")
         if self.draw < 0:
             raise ValueError(f"draw is {self.draw!r}; it must be >= 0")
+        for name in ("max_tokens", "seed", "draw"):
+            value = getattr(self, name)
+            if value is not None and not -LARGEST <= value <= LARGEST:
+                raise ValueError(f"{name} is {value!r}; JSON numbers go to 2**53")
         if not isinstance(self.stop, tuple):
             if isinstance(self.stop, str):
                 raise ValueError(f"stop is the text {self.stop!r}; it must be a tuple of texts")

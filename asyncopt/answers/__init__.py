@@ -1,5 +1,5 @@
 """Reading the answer out of a model's text and comparing it with the right one."""
 
-from asyncopt.answers.strict import Kind, grade
+from asyncopt.answers.strict import KINDS, Kind, grade
 
-__all__ = ["Kind", "grade"]
+__all__ = ["KINDS", "Kind", "grade"]

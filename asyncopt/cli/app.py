@@ -101,7 +101,7 @@ def local_serve(
 
 @app.command()
 def simulate(
-    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 0,
     seed: Annotated[int, typer.Option(help="Decides every answer.")] = 0,
     latency: Annotated[str, typer.Option(help="Seconds, or lognormal:MEDIAN:SIGMA[:TAIL_SHARE:FACTOR].")] = "0.05",
     rps: Annotated[float | None, typer.Option(help="Requests a second that are served.")] = None,

@@ -42,7 +42,8 @@ def settle(
     if budget is not None:
         layers.append({"budget": parse_budget(budget)})
     layers += [parse_setting(setting) for setting in settings]
-    return check(_with_models(merged(layers), base_url), task if task.endswith(".toml") else "the command line")
+    tables = _absolute(_with_models(merged(layers), base_url))
+    return check(tables, task if task.endswith(".toml") else "the command line")
 
 
 def settle_resumed(directory: Path, budget: str | None) -> Config:
@@ -63,6 +64,19 @@ def _relative_to(folder: Path, tables: dict[str, Any]) -> dict[str, Any]:
         if isinstance(task.get("name"), str) and task["name"].endswith(".jsonl"):
             task["name"] = str(folder / task["name"])
     return tables
+
+
+def _absolute(tables: dict[str, Any]) -> dict[str, Any]:
+    """Paths as they are from anywhere, since a run may be resumed from another folder."""
+    name, data, cache = tables.get("task", {}), _text(tables, "task", "data"), tables.get("cache")
+    layers: list[Mapping[str, Any]] = [tables]
+    if isinstance(name, Mapping) and str(name.get("name")).endswith(".jsonl"):
+        layers.append({"task": {"name": os.path.abspath(str(name["name"]))}})
+    if data is not None:
+        layers.append({"task": {"data": os.path.abspath(data)}})
+    if isinstance(cache, str):
+        layers.append({"cache": os.path.abspath(cache)})
+    return merged(layers)
 
 
 def _nested(path: str, value: Any) -> dict[str, Any]:

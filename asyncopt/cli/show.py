@@ -10,7 +10,7 @@ from typing import Any
 from asyncopt import codec
 from asyncopt.cli.summary import summary_lines
 from asyncopt.directory import JOURNAL, MANIFEST, read_json
-from asyncopt.errors import ConfigError
+from asyncopt.errors import ConfigError, JournalDamaged
 from asyncopt.journal import Record, read_records
 from asyncopt.result import result_of
 from asyncopt.tasks import catalogue
@@ -28,11 +28,18 @@ def show_run(directory: Path, *, json: bool) -> None:
         value = {"manifest": manifest, "records": [{"kind": record.kind, **record.data} for record in records]}
         sys.stdout.write(codec.dumps(value).decode() + "\n")
         return
-    subject = manifest["subject"]
-    models = ", ".join(f"{role} {model['name']}" for role, model in subject["models"].items())
-    print(f"{subject['task']['name']} with {subject['optimizer']['name']}, seed {subject['seed']}, {models}")
+    print(_title(manifest, directory))
     for record in records:
         _show_record(record, directory)
+
+
+def _title(manifest: dict[str, Any], directory: Path) -> str:
+    try:
+        subject = manifest["subject"]
+        models = ", ".join(f"{role} {model['name']}" for role, model in subject["models"].items())
+        return f"{subject['task']['name']} with {subject['optimizer']['name']}, seed {subject['seed']}, {models}"
+    except (KeyError, TypeError, AttributeError):
+        raise JournalDamaged(f"{directory / MANIFEST} is damaged; restore it from a copy") from None
 
 
 def _show_record(record: Record, directory: Path) -> None:

@@ -83,10 +83,12 @@ class HttpEndpoint:
         try:
             async with session.post(self._url, data=body, headers=self._headers(), allow_redirects=False) as response:
                 if 300 <= response.status < 400:
-                    return _redirected(response)
+                    return self._redacted(_redirected(response))
                 data = await _read(response)
                 if data is None:
                     return Fault(FaultKind.MALFORMED, f"the answer is larger than {MAX_BODY} bytes")
+                if self._key is not None:
+                    data = self._key.redact_bytes(data)
                 return self._redacted(self._codec.decode(Reply(response.status, response.headers, data)))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             return _transport_fault(error)

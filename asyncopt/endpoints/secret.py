@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 
 from asyncopt.errors import ConfigError
@@ -30,7 +31,11 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """The text with the key masked wherever it stands in it."""
-        return text.replace(self.__value, _MASK)
+        return re.sub(re.escape(self.__value), _MASK, text, flags=re.IGNORECASE)
+
+    def redact_bytes(self, data: bytes) -> bytes:
+        """The bytes with the key masked, before anything is read or cut out of them."""
+        return data.replace(self.__value.encode(), _MASK.encode())
 
     def __repr__(self) -> str:
         return f"Secret({_MASK})"

@@ -59,8 +59,10 @@ def _kind(name: str, options: Mapping[str, object]) -> Kind:
 
 
 def _rows(path: Path, kind: Kind) -> list[_Row]:
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; give the path of a file with one JSON object a line")
+    if not _is_file(path):
+        raise DataError(
+            f"there is no file {codec.printable(str(path))}; give the path of a file with one JSON object a line"
+        )
     rows: list[_Row] = []
     for number, line in enumerate(read_capped(path).removeprefix(_BYTE_ORDER_MARK).split(b"\n"), 1):
         if line.strip():
@@ -74,6 +76,13 @@ def _rows(path: Path, kind: Kind) -> list[_Row]:
     if not rows:
         raise DataError(f"{path} has no examples; wanted one JSON object a line, with input and target")
     return rows
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _row(line: bytes, number: int, place: str, kind: Kind) -> _Row:
@@ -114,19 +123,26 @@ def _split(value: Mapping[str, object], place: str) -> Split | None:
 
 def _stated(rows: list[_Row], path: Path) -> dict[Split, list[Example]]:
     splits: dict[Split, list[Example]] = {split: [example for example, of in rows if of == split] for split in _SPLITS}
+    seen = {example.input for example in splits["train"]}
+    twice = next((example for split in _SPLITS[1:] for example in splits[split] if example.input in seen), None)
+    if twice is not None:
+        text = codec.printable(twice.input, 60)
+        raise DataError(f"{path}: the input {text!r} is in the training split and in another; keep it in one of them")
     if not splits["train"]:
         raise DataError(f'{path} has no example with the split "train"; a study needs at least one')
     return splits
 
 
 def _dealt(rows: list[_Row], seed: int, path: Path) -> dict[Split, list[Example]]:
-    if len(rows) < 2:
+    """The examples dealt to the splits by their input, so that one that stands there twice is never in two of them."""
+    inputs = list(dict.fromkeys(example.input for example, _ in rows))
+    if len(inputs) < 2:
         raise DataError(f"{path} has 1 example; a study needs at least two, one of them for the test")
-    examples = [example for example, _ in rows]
-    Random(f"{seed}:jsonl:split").shuffle(examples)
-    train, validation = int(TRAIN_SHARE * len(rows)), int(VALIDATION_SHARE * len(rows))
-    return {
-        "train": examples[:train],
-        "validation": examples[train : train + validation],
-        "test": examples[train + validation :],
-    }
+    Random(f"{seed}:jsonl:split").shuffle(inputs)
+    train, validation = int(TRAIN_SHARE * len(inputs)), int(VALIDATION_SHARE * len(inputs))
+    place = {text: number for number, text in enumerate(inputs)}
+    dealt: dict[Split, list[Example]] = {"train": [], "validation": [], "test": []}
+    for example, _ in sorted(rows, key=lambda row: place[row[0].input]):
+        number = place[example.input]
+        dealt["train" if number < train else "validation" if number < train + validation else "test"].append(example)
+    return dealt

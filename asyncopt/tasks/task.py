@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from asyncopt.answers import Kind, grade
+from asyncopt.answers import KINDS, Kind, grade
 from asyncopt.errors import ConfigError
 from asyncopt.templates import compiled
 
@@ -69,6 +69,13 @@ class Task:
     stop: tuple[str, ...] = ()
     fingerprint: str = ""
     forbid: re.Pattern[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"the task's kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
+        if not self.train or not self.initial:
+            missing = "examples to train on" if not self.train else "initial instruction"
+            raise ConfigError(f"the task {self.name!r} has no {missing}; give at least one")
 
     @cached_property
     def _render(self) -> Callable[..., str]:

@@ -147,7 +147,7 @@ async def _start(search: Search, domain: Domain) -> None:
         search.score(candidate, -1, index, "initial") for index, candidate in enumerate(candidates)
     )
     if all(entry.score is None for entry in scored):
-        raise StudyFailed("not one example could be scored with the initial solutions; the events say why")
+        raise StudyFailed("not one example could be scored with the initial solutions")
     await search.finish_step(-1, scored, {"step": -1, "solved": False})
 
 
