@@ -306,6 +306,10 @@ WRONG = [
     (["run", "antonym", "--budget", "cals=3"], 2, "did you mean calls"),
     (["resume", "nowhere"], 2, "manifest.json"),
     (["show", "nowhere"], 2, "manifest.json"),
+    (["show", "damaged"], 5, "damaged"),
+    (["run", "antonym", "--budget", "calls"], 2, "--budget"),
+    (["run", "antonym", "--seed", "99999999999999999999"], 2, "seed"),
+    (["run", "antonym", "--budget", "seconds=inf"], 2, "budget.seconds"),
 ]
 
 
@@ -320,6 +324,9 @@ def test_wrong_input_ends_at_once_with_a_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ASYNCOPT_DATA", raising=False)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "manifest.json").write_text('{"subject": 3}')
+    (tmp_path / "damaged" / "journal.jsonl").touch()
     (tmp_path / "bad.toml").write_text('[task]\nname = "antonym"\n[optimizer]\nstepz = 3\n')
     (tmp_path / "key.toml").write_text(f'[task]\nname = "antonym"\n[models.scorer]\nmodel = "m"\napi_key = "{KEY}"\n')
     (tmp_path / "bad.jsonl").write_text('{"input": "a", "target": "b"}\n{"input": oops}\n')
@@ -333,6 +340,49 @@ def test_wrong_input_ends_at_once_with_a_sentence(
     assert KEY not in error
     assert "Traceback" not in error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.15, 0.3])
+def test_an_interrupt_while_starting_is_no_traceback(
+    seconds: float, environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = start(
+        environment,
+        "run",
+        "antonym",
+        "--scorer",
+        "m",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+        "--directory",
+        str(tmp_path / "run"),
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    # Before this package's first line runs, Python itself answers, with its own words and code.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert process.returncode != 130 or "Traceback" not in errors
+
+
+def test_a_run_is_resumed_from_any_folder(server: Server, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text("".join(f'{{"input": "q{n}", "target": "a{n}"}}\n' for n in range(10)))
+    run = [
+        *ASYNCOPT,
+        "run",
+        "mine.jsonl",
+        *on(server),
+        "--steps",
+        "1",
+        "--directory",
+        str(tmp_path / "run"),
+        "--budget",
+        "calls=3",
+    ]
+    assert subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, check=False).returncode == 3
+    assert (
+        last_line(call(environment, "resume", str(tmp_path / "run"), "--budget", "calls=1000", "--json"))["steps"] == 1
+    )
 
 
 def test_a_wrong_key_ends_with_4_after_few_calls(environment: dict[str, str], tmp_path: Path) -> None:

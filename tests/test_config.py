@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,25 @@ def test_files_that_are_no_configuration_are_refused_by_name(content: bytes, tmp
         read_toml(path)
     with pytest.raises(ConfigError, match=r"none\.toml"):
         read_toml(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "budget.seconds=inf", "budget.usd=nan", "optimizer.temperature=inf", "optimizer.threshold=nan",
+        "models.scorer.requests_per_minute=inf", "models.scorer.timeout=inf", "seed=99999999999999999999",
+        "optimizer.max_tokens=99999999999999999999", "models.scorer.concurrency=99999999999999999999",
+    ],
+)  # fmt: skip
+def test_numbers_that_nothing_can_be_done_with_are_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(setting.partition("=")[0])):
+        check(merged([{"task": {"name": "x"}, "models": {"scorer": {"model": "m"}}}, parse_setting(setting)]))
+
+
+@pytest.mark.parametrize("budget", ["", "calls", "calls=3,", "=3"])
+def test_a_budget_that_is_none_is_refused_as_one(budget: str) -> None:
+    with pytest.raises(ConfigError, match="--budget|--set"):
+        parse_budget(budget)
 
 
 def test_the_configuration_is_frozen() -> None:

@@ -156,6 +156,29 @@ async def test_a_server_that_echoes_the_key_does_not_get_it_into_the_fault() -> 
     assert KEY not in repr(answer)
 
 
+@pytest.mark.parametrize("status", [200, 401, 500])
+async def test_no_part_of_an_echoed_key_survives_the_cut_of_a_message(status: int) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        message = "x" * 172 + " " + request.headers["Authorization"].removeprefix("Bearer ")
+        answer = {"choices": [{"message": {"content": message, "refusal": message}}], "error": {"message": message}}
+        return web.Response(status=status, body=orjson.dumps(answer))
+
+    async with serving(handler) as url:
+        answer = await send(url)
+    assert isinstance(answer, Fault)
+    assert KEY[:6] not in repr(answer)
+
+
+async def test_a_key_that_comes_back_as_an_answer_is_masked() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=GOOD.replace(b"hello", KEY.encode()))
+
+    async with serving(handler) as url:
+        answer = await send(url)
+    assert isinstance(answer, Completion)
+    assert answer.text == "***"
+
+
 async def _close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     return
 

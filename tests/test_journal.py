@@ -141,6 +141,22 @@ def test_a_directory_is_for_one_study_and_says_what_differs(tmp_path: Path) -> N
     RunDirectory(tmp_path / "run", {"seed": 0, "task": {"name": "a"}}, {}).close()  # and the lock was given back
 
 
+@pytest.mark.parametrize("name", ["journal.jsonl", "run.lock"])
+def test_a_directory_with_something_else_in_the_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run" / name).mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="cannot be"):
+            RunDirectory(tmp_path / "run", {"seed": 0}, {})
+
+
+def test_the_note_of_who_holds_a_directory_is_only_a_courtesy(tmp_path: Path) -> None:
+    (tmp_path / "run" / "run.holder").mkdir(parents=True)
+    first = RunDirectory(tmp_path / "run", {"seed": 0}, {})
+    with pytest.raises(RunLocked, match="another process"):
+        RunDirectory(tmp_path / "run", {"seed": 0}, {})
+    first.close()
+
+
 def test_differences_name_their_place() -> None:
     assert differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "d": 4}) == [
         "a.b was 1, is 3",

@@ -13,7 +13,7 @@ from fakes import FakeEndpoint, run_virtual
 
 from asyncopt import OPRO, Budget, Engine, Example, MemoryCache, Quota, RandomSearch, Study, Task
 from asyncopt.endpoints.protocol import Answer
-from asyncopt.errors import BudgetExhausted, ConfigError, EndpointRefused, RunLocked, StudyFailed
+from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, EndpointRefused, RunLocked, StudyFailed
 from asyncopt.evaluate import evaluate
 from asyncopt.events import CandidateScored, Event, StudyFinished
 from asyncopt.limits.budget import UNLIMITED
@@ -247,6 +247,46 @@ def test_the_budget_is_never_exceeded_and_the_study_can_go_on(tmp_path: Path) ->
     result = run(endpoint, cache, budget=Budget(calls=1000), directory=tmp_path / "run")[1]
     assert result.best == whole.best
     assert len(endpoint.started) == whole.calls  # and nothing was paid twice
+
+
+def test_a_study_that_goes_on_keeps_to_its_whole_budget(tmp_path: Path) -> None:
+    endpoint = FakeEndpoint(toy_model, seconds=0.2)
+    for _ in range(3):  # without a cache, and in the middle of a step: nothing more is sent
+        with pytest.raises(BudgetExhausted, match="50 calls"):
+            run(endpoint, budget=Budget(calls=50), directory=tmp_path / "run")
+    assert len(endpoint.started) == 50
+
+
+def test_what_an_interrupted_study_has_spent_is_counted_when_it_goes_on(tmp_path: Path) -> None:
+    cache, endpoint = MemoryCache(), FakeEndpoint(toy_model, seconds=0.2)
+
+    async def interrupted() -> None:
+        async with Engine(cache=cache) as engine:
+            task = asyncio.ensure_future(study_on(engine, endpoint, directory=tmp_path / "run").run())
+            await asyncio.sleep(2.9)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    run_virtual(interrupted)
+    result = run(endpoint, cache, directory=tmp_path / "run")[1]
+    assert result.calls == len(endpoint.started) == run(FakeEndpoint(toy_model), MemoryCache())[1].calls
+
+
+def test_a_study_is_run_once() -> None:
+    async def main() -> None:
+        async with Engine() as engine:
+            study = study_on(engine, FakeEndpoint(toy_model))
+            await study.run()
+            with pytest.raises(AsyncoptError, match="once"):
+                await study.run()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "numbr"}, {"train": ()}, {"initial": ()}])
+def test_a_task_that_cannot_be_studied_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="task"):
+        Task(**{"name": "t", "kind": "text", "train": EXAMPLES, "test": (), **wrong})  # type: ignore[arg-type]
 
 
 def test_time_is_a_budget_too() -> None:

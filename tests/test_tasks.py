@@ -341,7 +341,29 @@ def test_wrong_options_are_refused(name: str, options: Mapping[str, object], mes
 @pytest.mark.parametrize("options", [{"kind": "numeral"}, {"kind": ["text"]}, {"description": 1}])
 def test_wrong_options_of_own_data_are_refused(written: Written, options: Mapping[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"option {next(iter(options))} of own is"):
-        load(written(GOOD, GOOD), options=options)
+        load(written(GOOD, {"input": "another", "target": "b"}), options=options)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_equal_inputs_of_own_data_never_stand_in_two_splits(written: Written, seed: int) -> None:
+    lines = [{"input": f"q{number % 7}", "target": "b"} for number in range(40)]
+    task = load(written(*lines), seed=seed)
+    assert isinstance(task, Task)
+    splits = [{example.input for example in split} for split in (task.train, task.validation, task.test)]
+    assert sum(map(len, splits)) == len(set.union(*splits)) == 7
+    assert len(task.train) + len(task.validation) + len(task.test) == 40
+
+
+def test_an_input_in_two_stated_splits_is_refused(written: Written) -> None:
+    lines = [{"input": "same", "target": "b", "split": split} for split in ("train", "test")]
+    with pytest.raises(DataError, match="'same' is in the training split and in another"):
+        load(written(*lines))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".jsonl", "a\0b.jsonl"])
+def test_a_name_that_no_file_can_have_is_a_missing_file(name: str) -> None:
+    with pytest.raises(DataError, match="there is no file"):
+        load(name)
 
 
 def test_linear_regression_is_a_task() -> None:
