@@ -85,6 +85,9 @@ def svg(task: str, runs: dict[int, tuple[dict[str, Any], list[float]]]) -> str:
     for level in (0, 0.25, 0.5, 0.75, 1):
         parts.append(f'<path d="M{MARGIN} {y(level):.1f}H{WIDTH - MARGIN}" stroke="#dddddd"/>')
         parts.append(f'<text x="8" y="{y(level) + 4:.1f}" fill="#555555">{100 * level:.0f} %</text>')
+    for step, anchor, label in ((0, "start", "start"), (steps, "end", f"step {steps}")):
+        at = f'x="{x(step):.0f}" y="{HEIGHT - MARGIN + 16}" text-anchor="{anchor}"'
+        parts.append(f'<text {at} fill="#555555">{label}</text>')
     for (seed, (result, curve)), colour in zip(runs.items(), COLOURS, strict=False):
         points = " ".join(f"{x(step):.1f},{y(score):.1f}" for step, score in enumerate(curve))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')

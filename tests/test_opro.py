@@ -124,6 +124,10 @@ def test_a_rewrite_starts_from_one_of_the_best() -> None:
     assert [turn.role for turn in prompts[0]] == ["user", "assistant"] * DEMONSTRATED + ["user"]
 
 
+def test_an_empty_instruction_is_not_rewritten_but_induced() -> None:
+    assert "Write the instruction" in str(domain().ask("rewrite", [entry("", 0.5)], 0, Random(0)).prompt)
+
+
 def test_an_induction_shows_inputs_with_their_outputs() -> None:
     prompt = str(domain().ask("induction", [], 0, Random(0)).prompt)
     pairs = re.findall(r"Input: question (\d+)\nOutput: answer (\d+)", prompt)

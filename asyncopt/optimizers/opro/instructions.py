@@ -56,11 +56,12 @@ class InstructionDomain:
     def ask(self, style: Style, view: Sequence[Entry], step: int, rng: Random) -> Ask:
         # The paper's samples of a step share one prompt, exemplars included, so their draw depends on the step alone;
         # the other styles gain from variety, so theirs depends on the sample.
-        if style == "rewrite":
-            base = rng.choice(view[-REWRITTEN_FROM:]).candidate if view else self._task.initial[0]
+        base = rng.choice(view[-REWRITTEN_FROM:]).candidate if view else self._task.initial[0]
+        if style == "rewrite" and base:
             prompt: Prompt = _rewrite(base, rng)
-        elif style == "induction":
-            prompt = packaged(_PACKAGE, "induction.j2")(exemplars=self._drawn(rng, max(self._exemplars, 1)))
+        elif style != "meta-prompt":  # an empty instruction has no other words
+            shots = self._drawn(rng, min(max(self._exemplars, 1), len(self._task.train)))
+            prompt = packaged(_PACKAGE, "induction.j2")(exemplars=shots)
         else:
             prompt = self._meta_prompt(view, step)
         return Ask(prompt, _GRAMMAR[style])
