@@ -99,6 +99,7 @@ RIGHT: list[tuple[Kind, str, list[str]]] = [
             "I'd go with B because it fits",
             "The answer is (B) and (A) is wrong.",
             "(A) and (C) are wrong. So (B).",
+            "B, because A is too small",
         ],
     ),
     ("choice", "A", ["A", "(a)", "The answer is A.", "The answer is A because it fits", "a"]),
@@ -394,3 +395,8 @@ def test_unknown_modes_and_kinds_are_refused() -> None:
         ConfigError, match="kind of answer is 'numeral'; it must be one of number, choice, boolean, text"
     ):
         grade("numeral", "1", "1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("answer", ["(A)(B)(C)(D)", "(A), (B)", "(A) (B) (C) (D)"])
+def test_listing_the_options_chooses_none(answer: str) -> None:
+    assert not any(grade("choice", answer, letter) for letter in "ABCD")

@@ -27,7 +27,7 @@ _DIRECT = re.compile(rf"{_BRACKETED}|\(?(?P<bare>{_ANY_CASE})")
 _AND_ANOTHER = re.compile(
     r"[)\]]?\s?(?:or|and|/|&)\s?(?:option\s)?[(\[]?[A-Z](?![^\W_])[)\]]?+(?!\s(?:is|was|are|isn't|can))", re.IGNORECASE
 )
-_ONE_AND = re.compile(r"(?<![^\W_])[A-Za-z][)\]]?,?\s?(?:or|and|/|&)\s?(?:option\s)?\Z")
+_ONE_AND = re.compile(r"(?<![^\W_])[A-Za-z](?:[)\]]?,?\s?(?:or|and|/|&)\s?(?:option\s)?|[)\]],?\s?)\Z")
 
 _STATED = re.compile(
     rf"""
@@ -37,7 +37,7 @@ _STATED = re.compile(
       | (?<![^\W_])(?<![(.']) (?P<half>[A-Za-z])\)
       | (?i:\b(?:option|choice|letter|answer)\s) (?P<named>{_ANY_CASE})
       | (?i:\b(?:so|therefore|thus|hence|is|be|with|choose|pick|select),?\s) ["'*]? (?P<concluded>{_BARE})
-      | ^[ \t\#*>"'-]{{0,8}} (?P<leading>[A-Z])[.:][ \t]
+      | ^[ \t\#*>"'-]{{0,8}} (?P<leading>[A-Z])[.:,][ \t]
       | (?<![^\W_])(?<![(.']) (?P<final>[A-HJ-Z])(?=[.!"'*]{{0,3}}[ \t]{{0,4}}$) )
     (?P<rejected>
         \s (?: (?:is|are|was|would\sbe|can\sbe)\s (?:not|wrong|incorrect|false|invalid|impossible|ruled|excluded)
