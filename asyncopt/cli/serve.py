@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from asyncopt import codec
@@ -17,18 +16,24 @@ def serve_local(model: str, threads: int | None) -> None:
     from asyncopt.cli.models import check_model
     from asyncopt.cli.run import run_in_loop
     from asyncopt.config import ModelConfig
+    from asyncopt.local import is_local
 
-    check_model(ModelConfig(model=model, base_url="http://127.0.0.1" if model != "local" else None))
+    if is_local(model):  # else the server itself says what it takes
+        check_model(ModelConfig(model=model))
     run_in_loop(partial(_serve_local, model, threads))
 
 
 async def _serve_local(model: str, threads: int | None) -> None:
+    from asyncopt.cli.run import cache_folder
     from asyncopt.local import LocalServer
+
+    log = cache_folder() / "local.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
 
     def tell(text: str) -> None:
         print(text, file=sys.stderr)
 
-    async with LocalServer(model, threads=threads, log=Path("asyncopt-local.log"), progress=tell) as server:
+    async with LocalServer(model, threads=threads, log=log, progress=tell) as server:
         ready = {"event": "ready", "url": server.base_url, "api_key": server.api_key, "identity": server.identity}
         print(codec.dumps(ready).decode(), flush=True)
         await asyncio.Event().wait()
