@@ -58,10 +58,9 @@ def test_a_large_request_among_small_ones_is_served_in_its_turn() -> None:
         async with Engine() as engine:
             quota = Quota(tokens_per_minute=60 * 100, concurrency=500)
             model = engine.model("m", endpoint=endpoint, quota=quota)
-            small = Generate.of("s", Sampling(max_tokens=1))  # 1 + 4 + 1 = 6 tokens
+            # A small request is estimated at 1 + 4 + 1 = 6 tokens.
             requests = [Generate.of("s", Sampling(max_tokens=1, draw=number)) for number in range(2000)]
             requests.insert(500, Generate.of("large", Sampling(max_tokens=294)))  # 300 tokens: fifty small ones
-            assert small
             await asyncio.gather(*(model.submit(request) for request in requests))
 
     def answered(request: Generate, number: int) -> Answer:
@@ -481,7 +480,7 @@ def test_one_studys_budget_does_not_fail_the_other_that_shares_its_call() -> Non
             return await asyncio.gather(poor.submit(ask(1)), rich.submit(ask(1)), return_exceptions=True)
 
     poor, rich = run_virtual(main)
-    assert isinstance(poor, BudgetExhausted) or isinstance(poor, Completion)
+    assert isinstance(poor, BudgetExhausted)
     assert isinstance(rich, Completion)
 
 
