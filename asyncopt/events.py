@@ -42,6 +42,30 @@ class CacheDegraded:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitChanged:
+    """The engine has changed what it lets through: ``what`` is "concurrency", "gate", or a dimension of the quota.
+
+    ``value`` is calls in flight, seconds that the gate stays closed, or permits a second; None is no limit.
+    """
+
+    scope: str
+    what: str
+    value: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Utilisation:
+    """What an endpoint's dispatcher is doing: ``limiting`` says why not more calls are in flight."""
+
+    scope: str
+    limiting: str
+    in_flight: int
+    concurrency: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
 class StudyStarted:
     """A study begins, or goes on from ``step``."""
 
@@ -53,7 +77,10 @@ class StudyStarted:
 
 @dataclass(frozen=True, slots=True)
 class CandidateScored:
-    """A candidate has its score on the training examples; ``score`` is None if not one example could be scored."""
+    """A candidate has its score on the training examples; ``score`` is None if not one example could be scored.
+
+    ``stopped`` says after how many examples it lost its race; a ``provisional`` score rests on a quorum of them.
+    """
 
     step: int
     index: int
@@ -61,6 +88,8 @@ class CandidateScored:
     score: float | None
     examples: int
     source: str
+    stopped: int | None = None
+    provisional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +127,8 @@ Event: TypeAlias = (
     CallEnded
     | AttemptFailed
     | CacheDegraded
+    | LimitChanged
+    | Utilisation
     | StudyStarted
     | CandidateScored
     | ExampleEnded

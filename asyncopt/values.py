@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Literal, TypeAlias
 
+Dimension: TypeAlias = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+DIMENSIONS: tuple[Dimension, ...] = ("requests", "tokens", "input_tokens", "output_tokens")
+
 Role: TypeAlias = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
@@ -140,14 +143,38 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a server's headers say of one of its limits.
+
+    ``limit`` is in permits a minute; ``remaining`` in permits at the time of the answer; ``reset`` in seconds from the
+    answer until the allowance is full again. None where the server says nothing readable.
+    """
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """What an answer's headers say of the server's limits, by dimension."""
+
+    requests: Allowance | None = None
+    tokens: Allowance | None = None
+    input_tokens: Allowance | None = None
+    output_tokens: Allowance | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """A model's answer."""
+    """A model's answer. ``limits`` came with it and is no part of it: it is not compared, cached or shown."""
 
     text: str
     finish: Finish = Finish.STOP
     usage: Usage = field(default_factory=Usage)
     token_logprobs: tuple[TokenLogprob, ...] = ()
     served_model: str = ""
+    limits: RateLimits | None = field(default=None, compare=False, repr=False)
 
 
 class FaultKind(Enum):
@@ -173,7 +200,8 @@ class Fault:
 
     ``detail`` is cleaned text of at most 200 characters without credentials; ``retry_after`` is in seconds;
     ``retry`` is the server's own word on whether to try again (``x-should-retry``), ``None`` where it said nothing;
-    ``usage`` is what was paid for nothing (an answer that was refused or cut off).
+    ``usage`` is what was paid for nothing (an answer that was refused or cut off). ``scarce`` names the quota that was
+    exhausted, where the server says which; ``limits`` is what its headers say.
     """
 
     kind: FaultKind
@@ -181,6 +209,8 @@ class Fault:
     retry_after: float | None = None
     retry: bool | None = None
     usage: Usage | None = None
+    scarce: Dimension | None = None
+    limits: RateLimits | None = field(default=None, compare=False, repr=False)
 
 
 class Outcome(Enum):
@@ -197,22 +227,69 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Quota:
-    """What an endpoint allows. ``None`` means not known; ``concurrency`` is the most calls in flight.
+class Concurrency:
+    """How many calls may be in flight: between ``least`` and ``most``, beginning with ``start``."""
 
-    Models of one endpoint and key that state the same ``scope`` draw on one quota; by default each model has its own.
+    least: int
+    start: int
+    most: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.start <= self.most:
+            raise ValueError(
+                f"concurrency is {self.least}-{self.start}-{self.most}; wanted least-start-most, rising, each >= 1"
+            )
+
+    @property
+    def fixed(self) -> bool:
+        return self.least == self.most
+
+    @classmethod
+    def of(cls, value: int | str) -> Concurrency:
+        """A number is fixed; ``"10-20-100"`` adapts between 10 and 100 and begins with 20."""
+        if isinstance(value, str):
+            parts = value.split("-")
+            if not all(part.strip().isascii() and part.strip().isdigit() for part in parts) or len(parts) not in (1, 3):
+                raise ValueError(
+                    f'concurrency is {value!r}; wanted a number, or "least-start-most" such as "10-20-100"'
+                )
+            numbers = [int(part) for part in parts]
+            return cls(*(numbers * 3 if len(numbers) == 1 else numbers))
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"concurrency is {value!r}; it must be a whole number of at least 1")
+        return cls(value, value, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What an endpoint allows. ``None`` means not known: it is then learned from headers and refusals.
+
+    ``concurrency`` is the most calls in flight, or ``"least-start-most"`` within which the engine finds the best
+    number. Models of one endpoint and key that state the same ``scope`` draw on one quota; by default each model has
+    its own. Input and output tokens stand apart where the provider counts them apart.
     """
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
-    concurrency: int | None = None
+    concurrency: int | str | None = None
     scope: str | None = None
+    input_tokens_per_minute: float | None = None
+    output_tokens_per_minute: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("requests_per_minute", "tokens_per_minute", "concurrency"):
-            value = getattr(self, name)
+        for dimension in DIMENSIONS:
+            value = self.per_minute(dimension)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} is {value!r}; it must be a number above 0, or None for unknown")
+                raise ValueError(
+                    f"{dimension}_per_minute is {value!r}; it must be a number above 0, or None for unknown"
+                )
+        if self.concurrency is not None:
+            Concurrency.of(self.concurrency)
+
+    def per_minute(self, dimension: Dimension) -> float | None:
+        """The stated quota of this dimension."""
+        value: float | None = getattr(self, f"{dimension}_per_minute")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,3 +317,4 @@ class Capabilities:
     logit_bias: bool = False
     batch: bool = False
     grammar: bool = False
+    stream: bool = False

@@ -126,7 +126,7 @@ FAULTS = [
     (200, b'{"choices": [{"mess', FaultKind.MALFORMED),
     (200, {"error": {"code": 429, "message": "slow"}, "choices": None}, FaultKind.RATE_LIMITED),
     (200, {"error": {"code": 402}}, FaultKind.QUOTA),
-    (200, {"error": "overloaded"}, FaultKind.BAD_REQUEST),
+    (200, {"error": "overloaded"}, FaultKind.MALFORMED),
     (429, {"error": {"code": "rate_limit_exceeded"}}, FaultKind.RATE_LIMITED),
     (
         429,

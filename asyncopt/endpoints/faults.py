@@ -1,7 +1,7 @@
 """The one table that turns a failed response into a :class:`FaultKind`: by code, then type, then status.
 
-Messages are never looked at: a Gemini rate limit says "You exceeded your current quota", and a new wording must not
-turn a pause into the end of a study.
+Messages never decide: a Gemini rate limit says "You exceeded your current quota", and a new wording must not turn a
+pause into the end of a study. The length of a wait may be read from one, as the last resort.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncopt import codec
-from asyncopt.endpoints.headers import retry_after, should_retry
-from asyncopt.values import Fault, FaultKind
+from asyncopt.endpoints.headers import should_retry
+from asyncopt.endpoints.hints import reset_wait, stated_wait, wait_in_text, wrapped_headers
+from asyncopt.endpoints.ratelimits import exhausted, rate_limits
+from asyncopt.values import Dimension, Fault, FaultKind, RateLimits, Usage
 
 # A longer wait than this is a daily quota, not a rate limit: the study stops and can be resumed (openai-python's rule).
 LONGEST_WAIT = 120.0
@@ -53,19 +55,48 @@ _BY_STATUS: dict[int, FaultKind] = {
     429: FaultKind.RATE_LIMITED,
 }
 
+# Errors that come under status 200, most often in mid-stream. Elsewhere the status goes before these types: they are
+# put on everything, as in Ollama's "api_error" under 404.
+_WITHOUT_STATUS: dict[str, FaultKind] = {
+    "api_error": FaultKind.TRANSIENT,
+    "server_error": FaultKind.TRANSIENT,
+    "timeout_error": FaultKind.TRANSIENT,
+    "invalid_request_error": FaultKind.BAD_REQUEST,
+}
+
+_DIMENSIONS: dict[str, Dimension] = {
+    "requests": "requests",
+    "tokens": "tokens",
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+}
+
+_LIMITED = (FaultKind.RATE_LIMITED, FaultKind.RAMP)
+
 # What the server's own x-should-retry may overrule; money and configuration are never tried again.
 _OVERRULED = (FaultKind.TRANSIENT, FaultKind.BAD_REQUEST)
 
 
 def kind_of(status: int, code: object = None, type_: object = None) -> FaultKind:
-    """The kind of a failure from its error code, error type and HTTP status; unknown 4xx end the item, 5xx may pass."""
+    """The kind of a failure from its error code, error type and HTTP status.
+
+    Unknown 4xx end the item, unknown 5xx may pass, and an unknown error under 200 is an answer that makes no sense.
+    """
     for word in (code, type_):
         kind = _BY_WORD.get(word) if isinstance(word, str) else None
         if kind is not None:
             return kind
     if status in _BY_STATUS:
         return _BY_STATUS[status]
+    if status < 400:
+        return _WITHOUT_STATUS.get(type_, FaultKind.MALFORMED) if isinstance(type_, str) else FaultKind.MALFORMED
     return FaultKind.TRANSIENT if status >= 500 else FaultKind.BAD_REQUEST
+
+
+def has_error(body: Any) -> bool:
+    """Whether the JSON value is an error object, or Gemini's array around one."""
+    first = body[0] if isinstance(body, list) and body else body
+    return isinstance(first, dict) and first.get("error") is not None
 
 
 def _error_of(body: Any) -> dict[str, Any]:
@@ -83,11 +114,44 @@ def fault_of(status: int, headers: Mapping[str, str], body: Any) -> Fault:
     code, type_ = error.get("code"), error.get("type")
     if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:
         status = code  # OpenRouter and Gemini put the status there, the first under HTTP 200
-    wait, word = retry_after(headers), should_retry(headers)
     kind = kind_of(status, code, type_)
-    if kind is FaultKind.RATE_LIMITED and wait is not None and wait > LONGEST_WAIT:
-        kind = FaultKind.QUOTA_DAILY
+    wrapped = wrapped_headers(headers, error)
+    limits = rate_limits(headers) or rate_limits(wrapped)
+    wait, scarce = stated_wait(headers, error), None
+    if kind in _LIMITED:
+        wait = wait if wait is not None else reset_wait(headers) or reset_wait(wrapped)
+        if kind is FaultKind.RATE_LIMITED and wait is not None and wait > LONGEST_WAIT:
+            kind = FaultKind.QUOTA_DAILY
+        if wait is None:
+            wait = _capped(wait_in_text(error.get("message")))
+        scarce = _scarce(code, type_, limits)
+    word = should_retry(headers) if kind in _OVERRULED else None
+    return Fault(kind, _detail(status, code, type_, error), wait, word, scarce=scarce, limits=limits)
+
+
+def _capped(wait: float | None) -> float | None:
+    return None if wait is None else min(wait, LONGEST_WAIT)  # longer, it would make a message decide the kind
+
+
+def _scarce(code: object, type_: object, limits: RateLimits | None) -> Dimension | None:
+    for word in (type_, code):  # OpenAI: the type is "tokens" or "requests", the code always "rate_limit_exceeded"
+        if isinstance(word, str) and word in _DIMENSIONS:
+            return _DIMENSIONS[word]
+    return exhausted(limits)
+
+
+def _detail(status: int, code: object, type_: object, error: dict[str, Any]) -> str:
     label = code if isinstance(code, str) else type_ if isinstance(type_, str) else ""
     message = error.get("message")
-    detail = codec.printable(f"HTTP {status} {label} {message if isinstance(message, str) else ''}")
-    return Fault(kind, detail, wait, word if kind in _OVERRULED else None)
+    return codec.printable(f"HTTP {status} {label} {message if isinstance(message, str) else ''}")
+
+
+def malformed(status: int, what: str) -> Fault:
+    """The fault of a successful response that holds no answer."""
+    return Fault(FaultKind.MALFORMED, f"HTTP {status} with {what} where an answer was wanted")
+
+
+def truncated(usage: Usage, limits: RateLimits | None) -> Fault:
+    """The fault of an answer without a word: all of ``max_tokens`` went into reasoning."""
+    detail = "max_tokens were used up before the first word of the answer"
+    return Fault(FaultKind.TRUNCATED, detail, usage=usage, limits=limits)

@@ -9,20 +9,26 @@ import math
 from typing import Any
 
 from asyncopt import codec
-from asyncopt.endpoints.faults import fault_of
-from asyncopt.endpoints.protocol import Answer, Reply
+from asyncopt.endpoints.faults import fault_of, has_error, malformed, truncated
+from asyncopt.endpoints.parts import count_of, json_of, name_of, text_of
+from asyncopt.endpoints.protocol import Answer, Reply, StreamDecoder
+from asyncopt.endpoints.ratelimits import rate_limits
+from asyncopt.endpoints.sse import StreamedAnswer
 from asyncopt.values import Completion, Fault, FaultKind, Finish, Generate, TokenLogprob, Usage
 
 _FINISH = {"stop": Finish.STOP, "eos": Finish.STOP, "length": Finish.LENGTH, "max_tokens": Finish.LENGTH}
-_TOKENS_BELIEVED = 100_000_000  # a server that counts more is not counting tokens
 
 
 class OpenAIChat:
-    """``POST {base_url}/chat/completions``."""
+    """``POST {base_url}/chat/completions``, plain or as a stream of chunks."""
 
-    path = "/chat/completions"
+    def path(self, model: str) -> str:
+        return "/chat/completions"
 
-    def encode(self, model: str, request: Generate) -> bytes:
+    def headers(self, key: str | None) -> dict[str, str]:
+        return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+    def encode(self, model: str, request: Generate, *, stream: bool = False) -> bytes:
         """The request's body; parameters left at None are not in it, and neither is the draw."""
         sampling = request.sampling
         body: dict[str, Any] = {
@@ -43,75 +49,63 @@ class OpenAIChat:
         if request.top_logprobs:
             body["logprobs"] = True
             body["top_logprobs"] = request.top_logprobs
+        if stream:
+            body["stream"] = True
+            body["stream_options"] = {"include_usage": True}
         return codec.dumps(body)
 
     def decode(self, reply: Reply) -> Answer:
         """The completion in the reply, or the fault that the reply stands for, also under status 200."""
-        try:
-            body = codec.loads(reply.body)
-        except codec.CodecError:
-            body = None
-        if not 200 <= reply.status < 300:
-            return fault_of(reply.status, reply.headers, body)
-        if body is None:
-            return Fault(FaultKind.MALFORMED, f"HTTP {reply.status} whose body is not JSON")
-        if not isinstance(body, dict) or body.get("error") is not None:
-            return fault_of(reply.status, reply.headers, body) if _has_error(body) else _malformed("no object")
-        return _completion_of(body)
+        return _answer_of(reply, json_of(reply.body))
+
+    def stream(self, reply: Reply) -> StreamDecoder:
+        return StreamedAnswer(reply, _Chunks(), _answer_of)
 
 
-def _has_error(body: Any) -> bool:
-    first = body[0] if isinstance(body, list) and body else body
-    return isinstance(first, dict) and first.get("error") is not None
+def _answer_of(reply: Reply, body: Any) -> Answer:
+    if not 200 <= reply.status < 300:
+        return fault_of(reply.status, reply.headers, body)
+    if body is None:
+        return malformed(reply.status, "a body that is not JSON")
+    if not isinstance(body, dict) or body.get("error") is not None:
+        return fault_of(reply.status, reply.headers, body) if has_error(body) else malformed(reply.status, "no object")
+    return _completion_of(body, reply)
 
 
-def _malformed(what: str) -> Fault:
-    return Fault(FaultKind.MALFORMED, f"HTTP 200 with {what} where a chat completion was wanted")
-
-
-def _completion_of(body: dict[str, Any]) -> Answer:
-    choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        return _malformed("no choice")
+def _completion_of(body: dict[str, Any], reply: Reply) -> Answer:
+    choice = _first_choice(body)
+    message = choice.get("message") if choice is not None else None
+    if choice is None or not isinstance(message, dict):
+        return malformed(reply.status, "no choice")
     usage = usage_of(body.get("usage"))
+    limits = rate_limits(reply.headers)
     reason = choice.get("finish_reason")
     if reason == "content_filter" or message.get("refusal"):
         refusal = message.get("refusal")
         detail = codec.printable(refusal) if isinstance(refusal, str) else "content filter"
-        return Fault(FaultKind.REFUSED, detail, usage=usage)
+        return Fault(FaultKind.REFUSED, detail, usage=usage, limits=limits)
     finish = _FINISH.get(reason, Finish.OTHER) if isinstance(reason, str) else Finish.OTHER
-    text = _text_of(message.get("content"))
+    text = text_of(message.get("content"))
     if not text and finish is Finish.LENGTH:
-        return Fault(FaultKind.TRUNCATED, "max_tokens were used up before the first word of the answer", usage=usage)
-    served = body.get("model")
-    return Completion(text, finish, usage, _logprobs_of(choice), served if isinstance(served, str) else "")
+        return truncated(usage, limits)
+    return Completion(text, finish, usage, _logprobs_of(choice), name_of(body.get("model")), limits)
 
 
-def _text_of(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        return "".join(part for part in parts if isinstance(part, str))
-    return ""
-
-
-def _count(value: Any) -> int | None:
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _TOKENS_BELIEVED
-    return value if good else None
+def _first_choice(body: dict[str, Any]) -> dict[str, Any] | None:
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return choice if isinstance(choice, dict) else None
 
 
 def usage_of(usage: Any) -> Usage:
     """The tokens that the server counted; zero and marked as estimated where it counted none or nonsense."""
     if not isinstance(usage, dict):
         return Usage(estimated=True)
-    sent, received = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    sent, received = count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
     if sent is None or received is None:
         return Usage(estimated=True)
     details = usage.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    cached = count_of(details.get("cached_tokens")) if isinstance(details, dict) else 0
     return Usage(sent, received, min(cached or 0, sent))
 
 
@@ -137,3 +131,43 @@ def _pair_of(entry: Any) -> tuple[str, float] | None:
     if isinstance(token, str) and isinstance(value, int | float) and math.isfinite(value):
         return token, float(value)
     return None
+
+
+class _Chunks:
+    """The object of the plain reply out of ``chat.completion.chunk`` objects."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._choice: dict[str, Any] = {}
+        self._content: list[str] = []
+        self._refusal: list[str] = []
+        self._logprobs: list[Any] = []
+        self._rest: dict[str, Any] = {}
+
+    def add(self, event: dict[str, Any]) -> bool:
+        for name in ("model", "usage"):  # the usage comes last, in a chunk of its own without choices
+            if event.get(name):
+                self._rest[name] = event[name]
+        choice = _first_choice(event)
+        if choice is None:
+            return False
+        delta = choice.get("delta")
+        delta = delta if isinstance(delta, dict) else {}
+        self._content.append(text_of(delta.get("content")))
+        self._refusal.append(text_of(delta.get("refusal")))
+        logprobs = choice.get("logprobs")
+        if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
+            self._logprobs += logprobs["content"]
+        self._choice["finish_reason"] = choice.get("finish_reason") or self._choice.get("finish_reason")
+        self.complete = self._choice["finish_reason"] is not None
+        # Reasoning and tool calls count as a beginning: the server is at work, and a second call would not be faster.
+        return self.complete or any(value for name, value in delta.items() if name != "role")
+
+    def body(self) -> dict[str, Any]:
+        if not self._choice:
+            return self._rest
+        message = {"content": "".join(self._content), "refusal": "".join(self._refusal)}
+        return {
+            **self._rest,
+            "choices": [{**self._choice, "message": message, "logprobs": {"content": self._logprobs}}],
+        }

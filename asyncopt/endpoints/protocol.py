@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -23,11 +23,37 @@ class Reply:
 class Codec(Protocol):
     """A wire format: a request to bytes, a reply to an answer. Pure, and never raising on what a server sends."""
 
-    path: str
+    def path(self, model: str) -> str:
+        """The path and query of a request for this model, to be appended to the base URL."""
+        ...
 
-    def encode(self, model: str, request: Generate) -> bytes: ...
+    def headers(self, key: str | None) -> dict[str, str]:
+        """The headers that carry the key and name the format's version; Content-Type is the transport's."""
+        ...
 
-    def decode(self, reply: Reply) -> Answer: ...
+    def encode(self, model: str, request: Generate, *, stream: bool = False) -> bytes:
+        """The request's body; with ``stream``, one that asks for the answer in pieces."""
+        ...
+
+    def decode(self, reply: Reply) -> Answer:
+        """The completion in the reply, or the fault that it stands for, with what its headers say of limits."""
+        ...
+
+    def stream(self, reply: Reply) -> StreamDecoder:
+        """A decoder of a streamed answer's pieces; ``reply`` has its status and headers, and no body yet."""
+        ...
+
+
+class StreamDecoder(Protocol):
+    """Puts a streamed answer together from its bytes, however they are cut."""
+
+    def feed(self, data: bytes) -> bool:
+        """Take the next bytes; whether the first piece of the answer has come (of text, a refusal, or an error)."""
+        ...
+
+    def finish(self) -> Answer:
+        """The completion, or the fault; an answer that was cut short is a fault, never half an answer."""
+        ...
 
 
 class Endpoint(Protocol):
@@ -42,3 +68,11 @@ class Endpoint(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class StreamingEndpoint(Endpoint, Protocol):
+    """An endpoint with ``supports.stream``: it can say when the first piece of an answer has come."""
+
+    async def send_streamed(self, model: str, request: Generate, first_piece: Callable[[], None]) -> Answer:
+        """One attempt, as :meth:`send`; ``first_piece`` is called once, when the answer begins."""
+        ...
