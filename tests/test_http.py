@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import orjson
 import pytest
 from aiohttp import web
+from served import Connected, connecting, good, serving
 
-from asyncopt.endpoints.http import IDENTITY_HEADER, MAX_BODY, HttpEndpoint, stated_identity
+from asyncopt.endpoints.http import IDENTITY_HEADER, HttpEndpoint, stated_identity
+from asyncopt.endpoints.http_exchange import MAX_BODY
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import ConfigError
 from asyncopt.values import Completion, Fault, FaultKind, Generate
@@ -19,41 +20,15 @@ from asyncopt.values import Completion, Fault, FaultKind, Generate
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
 KEY = "sk-canary-0123456789"
-GOOD = orjson.dumps(
-    {
-        "choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1},
-    }
-)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+GOOD = good()
 
 
-@asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[str]:
-    app = web.Application(client_max_size=2**26)
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    try:
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
-async def raw(answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def raw(answer: Connected) -> AbstractAsyncContextManager[str]:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         await answer(reader, writer)
-        writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    return connecting(connected)
 
 
 async def send(url: str, key: str | None = KEY) -> Answer:
@@ -209,14 +184,24 @@ async def _cut_without_length(reader: asyncio.StreamReader, writer: asyncio.Stre
         (_cut_without_length, {FaultKind.MALFORMED}),
     ],
 )
-async def test_broken_servers_are_faults_never_exceptions(
-    behaviour: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], kinds: set[FaultKind]
-) -> None:
+async def test_broken_servers_are_faults_never_exceptions(behaviour: Connected, kinds: set[FaultKind]) -> None:
     async with raw(behaviour) as url:
         answer = await send(url)
     assert isinstance(answer, Fault)
     assert answer.kind in kinds
     assert KEY not in repr(answer)
+
+
+@pytest.mark.parametrize("place", ["", "/elsewhere", "http://[broken", "//"])
+async def test_a_redirect_is_one_wherever_it_points(place: str) -> None:
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 308 Permanent Redirect\r\nLocation: %b\r\n\r\n" % place.encode())
+
+    async with raw(redirect) as url:
+        answer = await send(url)
+    assert isinstance(answer, Fault)
+    assert answer.kind is FaultKind.FATAL_CONFIG
+    assert "redirects to a" in answer.detail
 
 
 async def test_nobody_listening_is_a_passing_fault() -> None:

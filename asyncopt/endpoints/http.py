@@ -1,17 +1,24 @@
 """The HTTP transport: aiohttp, one attempt per send, every exception translated at this edge.
 
 No redirects (a 307 would resend prompt and key to another host), no cookies, no proxy or netrc look-up, and at most
-8 MiB of answer after decompression. aiohttp's exceptions never leave: their repr holds the Authorization header.
+8 MiB of answer after decompression. aiohttp's exceptions never leave: their text may hold what was sent.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError, RawResponseMessage
+from yarl import URL
 
+from asyncopt.endpoints.http_exchange import MAX_BODY, Pieces, Target, exchange, read, release
 from asyncopt.endpoints.openai import OpenAIChat
 from asyncopt.endpoints.protocol import Answer, Codec, Reply
 from asyncopt.endpoints.secret import Secret
@@ -19,9 +26,11 @@ from asyncopt.errors import ConfigError
 from asyncopt.identity import endpoint_identity
 from asyncopt.values import Capabilities, Completion, Fault, FaultKind, Generate
 
-MAX_BODY = 8 * 2**20
-CONNECT_SECONDS = 10.0
 IDENTITY_HEADER = "x-asyncopt-identity"
+
+_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError, ValueError)
+_AnswerIn: TypeAlias = "Callable[[RawResponseMessage, aiohttp.StreamReader], Awaitable[Answer]]"
+_TOO_LARGE = Fault(FaultKind.MALFORMED, f"the answer is larger than {MAX_BODY} bytes")
 
 
 def check_address(base_url: str) -> None:
@@ -41,7 +50,7 @@ def check_address(base_url: str) -> None:
 
 
 class HttpEndpoint:
-    """One base URL with one key. The session is opened by the first call and belongs to the loop of that call."""
+    """One base URL with one key. The connections are opened by calls and belong to the loop of the first one."""
 
     def __init__(
         self,
@@ -56,99 +65,112 @@ class HttpEndpoint:
         self.base_url = endpoint_identity(base_url)
         check_address(self.base_url)
         self.identity = self.base_url if identity is None else identity
-        self.supports = Capabilities() if supports is None else supports
+        self.supports = Capabilities(stream=True) if supports is None else supports
         self._key = None if api_key is None else Secret(api_key)
         self.account = "" if self._key is None else self._key.fingerprint()
         self._codec: Codec = OpenAIChat() if codec is None else codec
-        self._url = self.base_url + self._codec.path
         self._keepalive = keepalive
-        self._session: aiohttp.ClientSession | None = None
+        self._connector: aiohttp.TCPConnector | None = None
+        self._targets: dict[str, Target] = {}
 
     def __repr__(self) -> str:
         return f"HttpEndpoint({self.base_url!r})"
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key.reveal()}"
-        return headers
+        headers = {"User-Agent": "asyncopt", "Content-Type": "application/json"}
+        return headers | self._codec.headers(None if self._key is None else self._key.reveal())
 
-    def _open(self) -> aiohttp.ClientSession:
-        self._session = open_session(self._keepalive)
-        return self._session
+    async def _connect(self, target: Target) -> Connection:
+        if self._connector is None:  # no limit: admission is the dispatcher's
+            self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keepalive)
+        return await target.connect(self._connector)
 
     async def send(self, model: str, request: Generate) -> Answer:
-        body = self._codec.encode(model, request)
-        session = self._session or self._open()
+        return await self._post(model, self._codec.encode(model, request), self._whole)
+
+    async def send_streamed(self, model: str, request: Generate, first_piece: Callable[[], None]) -> Answer:
+        """One attempt, as :meth:`send`; ``first_piece`` is called once, when the answer begins."""
+        body = self._codec.encode(model, request, stream=True)
+        return await self._post(model, body, partial(self._streamed, first_piece))
+
+    async def _post(self, model: str, body: bytes, answer_in: _AnswerIn) -> Answer:
+        target = self._targets.get(model)
+        if target is None:
+            target = self._targets[model] = Target(URL(self.base_url + self._codec.path(model)), self._headers())
         try:
-            async with session.post(self._url, data=body, headers=self._headers(), allow_redirects=False) as response:
-                if 300 <= response.status < 400:
-                    return self._redacted(_redirected(response))
-                data = await _read(response)
-                if data is None:
-                    return Fault(FaultKind.MALFORMED, f"the answer is larger than {MAX_BODY} bytes")
-                if self._key is not None:
-                    data = self._key.redact_bytes(data)
-                return self._redacted(self._codec.decode(Reply(response.status, response.headers, data)))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            return _transport_fault(error)
+            connection = await self._connect(target)
+        except _ERRORS as error:
+            return _unconnected(error)
+        try:
+            message, content = await exchange(connection, target, body)
+            if 300 <= message.code < 400:
+                answer = self._redacted(_redirected(message))
+            else:
+                answer = await answer_in(message, content)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, _ERRORS):
+                return _broken(error)
+            raise
+        release(connection)
+        return answer
+
+    async def _whole(self, message: RawResponseMessage, content: aiohttp.StreamReader) -> Answer:
+        data = await read(content)
+        if data is None:
+            return _TOO_LARGE
+        if self._key is not None:
+            data = self._key.redact_bytes(data)
+        answer = self._codec.decode(Reply(message.code, message.headers, data))
+        return answer if isinstance(answer, Completion) else self._redacted(answer)
+
+    async def _streamed(
+        self, first_piece: Callable[[], None], message: RawResponseMessage, content: aiohttp.StreamReader
+    ) -> Answer:
+        pieces = Pieces(self._codec.stream(Reply(message.code, message.headers, b"")), self._key, first_piece)
+        while chunk := await content.readany():
+            if not pieces.take(chunk):
+                return _TOO_LARGE
+        return self._redacted(pieces.finish())
 
     def _redacted(self, answer: Answer) -> Answer:
-        if isinstance(answer, Completion) or self._key is None:
+        if self._key is None:
             return answer
-        return replace(answer, detail=self._key.redact(answer.detail))
+        if isinstance(answer, Fault):
+            return replace(answer, detail=self._key.redact(answer.detail))
+        text = self._key.redact(answer.text)
+        return answer if text == answer.text else replace(answer, text=text, token_logprobs=())
 
     async def aclose(self) -> None:
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
+        if self._connector is not None:
+            connector, self._connector = self._connector, None
+            await connector.close()
 
 
-def open_session(keepalive: float = 15.0) -> aiohttp.ClientSession:
-    """A session with the settings of all the engine's traffic; admission is the dispatcher's, so no pool limit."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        # Only connecting is timed here; the dispatcher sweeps deadlines, as a timer for each call costs a tenth more.
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-        headers={"User-Agent": "asyncopt"},
-        trust_env=False,
-    )
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    length = response.content_length
-    if length is not None and length <= MAX_BODY and "Content-Encoding" not in response.headers:
-        return await response.read()
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > MAX_BODY:
-            response.close()
-            return None
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _redirected(response: aiohttp.ClientResponse) -> Fault:
-    response.close()
-    host = urlsplit(response.headers.get("Location", "")).hostname or "another place"
+def _redirected(message: RawResponseMessage) -> Fault:
+    try:
+        host = urlsplit(message.headers.get("Location", "")).hostname or "another place"
+    except ValueError:
+        host = "a place that cannot be read"
     return Fault(
         FaultKind.FATAL_CONFIG,
-        f"HTTP {response.status} redirects to {host[:100]}, which is never followed; set the base URL to the real one",
+        f"HTTP {message.code} redirects to {host[:100]}, which is never followed; set the base URL to the real one",
     )
 
 
-def _transport_fault(error: Exception) -> Fault:
-    """The fault behind an exception of the HTTP client; only the exception's type goes into the text."""
-    name = type(error).__name__
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):  # an OSError too, so it is looked at first
+def _unconnected(error: Exception) -> Fault:
+    """The fault behind an exception before anything was sent; of every exception only the type goes into the text."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return Fault(FaultKind.FATAL_CONFIG, f"the certificate of {error.host} was not accepted")
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return Fault(FaultKind.TRANSIENT, f"no connection ({name})")
+    return Fault(FaultKind.TRANSIENT, f"no connection ({type(error).__name__})")
+
+
+def _broken(error: Exception) -> Fault:
+    """The fault behind an exception after the request was written."""
+    name = type(error).__name__
     if isinstance(error, aiohttp.ServerDisconnectedError):  # most often an idle connection that the server closed
         return Fault(FaultKind.TRANSIENT, "the server closed the connection before answering")
-    if isinstance(error, aiohttp.ClientResponseError):  # a local parse error that looks like the provider's 400
+    if isinstance(error, HttpProcessingError):
         return Fault(FaultKind.MALFORMED, f"the answer is not HTTP ({name})")
     return Fault(FaultKind.AMBIGUOUS, f"the connection broke after the request was sent ({name})")
 
@@ -163,18 +185,14 @@ async def stated_identity(base_url: str, api_key: str | None = None) -> str | No
     host = urlsplit(endpoint.base_url).hostname or ""
     if host != "localhost" and not _is_loopback(host):
         return None
+    within = aiohttp.ClientTimeout(total=2.0)
     try:
         async with (
-            open_session() as session,
-            session.get(
-                f"{endpoint.base_url}/models",
-                headers=endpoint._headers(),
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=2.0),
-            ) as response,
+            aiohttp.ClientSession(headers=endpoint._headers(), cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.get(f"{endpoint.base_url}/models", allow_redirects=False, timeout=within) as response,
         ):
             stated = response.headers.get(IDENTITY_HEADER, "")
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+    except _ERRORS:
         return None
     # Prefixed, so that no server can take the identity of another address.
     return f"stated:{stated[:200]}" if stated and stated.isascii() and stated.isprintable() else None
