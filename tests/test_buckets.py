@@ -1,4 +1,4 @@
-"""Token buckets and latencies, against arithmetic."""
+"""Token buckets, sliding windows and latencies, against arithmetic."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from asyncopt.errors import ConfigError
 from asyncopt.testing import Constant, LogNormal
-from asyncopt.testing.buckets import TokenBucket, take_all
+from asyncopt.testing.buckets import SlidingWindow, TokenBucket, take_all
 from asyncopt.testing.latency import parse_latency
 
 RATES = st.floats(0.1, 1000)
@@ -87,6 +87,8 @@ def test_log_normal_latencies_have_the_stated_median_spread_and_tail():
     ratios = [slow / value for slow, value in zip(tailed, plain, strict=True)]
     assert {round(ratio, 6) for ratio in ratios} == {1.0, 7.0}
     assert 320 < sum(ratio > 2 for ratio in ratios) < 480
+    tails = [LogNormal(0.5, 1.0, 0.1, 7.0).tail(3, number) for number in range(4000)]
+    assert tails == pytest.approx([slow - value for slow, value in zip(tailed, plain, strict=True)])
 
 
 def test_latencies_are_read_from_the_command_line():
@@ -99,3 +101,80 @@ def test_latencies_are_read_from_the_command_line():
 def test_a_bad_latency_is_an_error(text):
     with pytest.raises(ConfigError, match="latency"):
         parse_latency(text)
+
+
+# Sliding windows
+
+
+@given(st.integers(1, 20), st.floats(0.5, 5), st.lists(st.floats(0, 1), min_size=1, max_size=80))
+def test_no_window_is_granted_more_than_its_limit(limit, seconds, pauses):
+    window = SlidingWindow(limit, seconds)
+    now, granted = 0.0, []
+    for pause in pauses:
+        now += pause
+        if window.take(now, 1) is None:
+            granted.append(now)
+        else:
+            assert sum(now - moment < seconds - 1e-9 for moment in granted) == limit  # nobody is refused for nothing
+    for start in granted:
+        assert sum(start <= moment < start + seconds - 1e-6 for moment in granted) <= limit
+
+
+@given(st.integers(1, 20), st.floats(0.5, 5), STEPS)
+def test_a_window_has_room_after_the_wait_and_not_before(limit, seconds, steps):
+    window = SlidingWindow(limit, seconds)
+    now = 0.0
+    for pause, amount in steps:
+        now += pause
+        wait = window.take(now, amount)
+        if wait is None:
+            continue
+        assert (wait == math.inf) == (amount > limit + 1e-9 * max(1.0, limit))
+        if wait > 1e-5 and wait < math.inf:
+            assert window.wait(now + 0.99 * wait, amount) > 0
+            now += wait
+            assert window.take(now, amount) is None
+
+
+def test_a_window_is_empty_once_it_has_passed():
+    window = SlidingWindow(4, 10.0)
+    assert [window.take(now, 1) for now in (0.0, 1.0, 1.0, 2.0, 3.0)] == [None, None, None, None, 7.0]
+    assert (window.level(3.0), window.until_full(3.0), window.wait(3.0, 3)) == (0, 9.0, 8.0)
+    assert [window.level(now) for now in (9.9, 10.0, 11.0, 12.0)] == [0, 1, 3, 4]
+    assert window.until_full(12.0) == 0
+
+
+def test_refused_requests_count_in_a_window_only_where_asked():
+    lenient, strict = SlidingWindow(2, 1.0), SlidingWindow(2, 1.0, charge_refused=True)
+    for window in (lenient, strict):
+        assert [window.take(0.0, 1), window.take(0.0, 1)] == [None, None]
+    assert lenient.take(0.6, 1) == pytest.approx(0.4)
+    assert strict.take(0.6, 1) == pytest.approx(0.4)
+    assert strict.level(0.6) == -1
+    assert lenient.take(1.0, 2) is None
+    assert strict.take(1.0, 2) == pytest.approx(1.0)  # the refused one is in its own way
+
+
+@pytest.mark.parametrize("bucket", [TokenBucket(2, 4), SlidingWindow(4, 2.0)])
+def test_a_bucket_can_be_drained_into_debt_and_scaled(bucket):
+    bucket.drain(0.0, 6)
+    assert bucket.level(0.0) == -2
+    assert bucket.level(100.0) == 4
+    bucket.scale(100.0, 0.5)
+    assert (bucket.rate, bucket.burst, bucket.level(100.0)) == (1, 2, 2)
+    assert bucket.take(100.0, 3) == math.inf
+
+
+def test_what_comes_back_does_not_exceed_the_burst():
+    bucket = TokenBucket(1, 10)
+    bucket.take(0.0, 8)
+    bucket.give(0.0, 5)
+    assert bucket.level(0.0) == 7
+    bucket.give(0.0, 50)
+    assert bucket.level(0.0) == 10
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(0, 1), (5, 0), (5, math.inf)])
+def test_a_window_without_a_sensible_limit_and_length_is_an_error(limit, seconds):
+    with pytest.raises(ConfigError, match="must be a number above 0"):
+        SlidingWindow(limit, seconds)

@@ -12,8 +12,8 @@ from asyncopt import codec
 from asyncopt.endpoints.protocol import Reply
 from asyncopt.errors import ConfigError
 from asyncopt.testing import AnswerModel, Constant, Item, SimulatedAPI, run_virtual
+from asyncopt.testing.dialects import go_duration
 from asyncopt.testing.ledger import CANCELLED
-from asyncopt.testing.wire import go_duration
 from asyncopt.values import Completion, Fault, FaultKind, Finish, Generate, Sampling
 
 
@@ -188,7 +188,7 @@ def test_a_burst_without_a_rate_is_an_error():
         b'{"messages":[{"content":"x"}]}',
         b'{"model":"m","messages":[{"role":"user","content":null}]}',
         body_of("x", n=2),
-        body_of("x", stream=True),
+        body_of("x", tools=[1]),
         body_of("x", max_tokens="7"),
         body_of("x", temperature=-1),
         body_of("x", stop=[1]),

@@ -88,15 +88,22 @@ class AnswerModel:
 
         A nonce in the prompt (``nonce=abc``) comes back at the end of the text.
         """
-        text = propose(self.seed, prompt, draw) or self._on_question(prompt, draw)
+        return self.judged(prompt, draw)[0]
+
+    def judged(self, prompt: str, draw: str = "") -> tuple[str, bool]:
+        """The text of :meth:`answer`, and whether it is a wrong answer to a known question."""
+        wrong = False
+        text = propose(self.seed, prompt, draw)
+        if text is None:
+            text, wrong = self._on_question(prompt, draw)
         text = text or vary(self.seed, prompt, draw) or small_talk(self.seed, prompt, draw)
         nonce = _NONCE.search(prompt)
-        return f"{text} nonce={nonce[1]}" if nonce else text
+        return (f"{text} nonce={nonce[1]}" if nonce else text), wrong
 
-    def _on_question(self, prompt: str, draw: str) -> str | None:
+    def _on_question(self, prompt: str, draw: str) -> tuple[str | None, bool]:
         item = self._item_in(prompt)
         if item is None:
-            return None
+            return None, False
         instruction = prompt.replace(item.question.strip(), "\n", 1)
         pair = (_bare(instruction), item.question)
         shared = fraction(self.seed, "shared", *pair) < _SHARED
@@ -104,7 +111,7 @@ class AnswerModel:
         luck = fraction(self.seed, "question", item.question) if shared else own
         right = luck < self.true_accuracy(instruction)
         target = item.target if right else self._wrong(item, fraction(self.seed, "wrong", *pair, draw))
-        return f"The answer is {target}."
+        return f"The answer is {target}.", not right
 
     def _item_in(self, prompt: str) -> Item | None:
         # A question stands on lines of its own, but for a label such as "Q: "; the longest one found is meant.

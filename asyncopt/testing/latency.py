@@ -19,6 +19,10 @@ class Latency(Protocol):
         """The latency of the request with this number, in seconds."""
         ...
 
+    def tail(self, seed: int, number: int) -> float:
+        """The part of :meth:`seconds` that only a slow request of the tail takes; it passes before the first byte."""
+        ...
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -37,6 +41,9 @@ class Constant:
     def seconds(self, seed: int, number: int) -> float:
         return self.value
 
+    def tail(self, seed: int, number: int) -> float:
+        return 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class LogNormal:
@@ -54,9 +61,18 @@ class LogNormal:
         _require(0 <= self.tail_share <= 1, f"the latency's tail_share is {self.tail_share!r}; it must be in [0, 1]")
 
     def seconds(self, seed: int, number: int) -> float:
-        value = self.median * math.exp(self.sigma * normal(seed, "latency", number))
-        slow = self.tail_share > 0 and fraction(seed, "tail", number) < self.tail_share
-        return value * self.tail_factor if slow else value
+        usual = self._usual(seed, number)
+        return usual * self.tail_factor if self._slow(seed, number) else usual
+
+    def tail(self, seed: int, number: int) -> float:
+        slow = self._slow(seed, number)
+        return self._usual(seed, number) * max(0.0, self.tail_factor - 1) if slow else 0.0
+
+    def _usual(self, seed: int, number: int) -> float:
+        return self.median * math.exp(self.sigma * normal(seed, "latency", number))
+
+    def _slow(self, seed: int, number: int) -> bool:
+        return self.tail_share > 0 and fraction(seed, "tail", number) < self.tail_share
 
 
 def parse_latency(text: str) -> Latency:

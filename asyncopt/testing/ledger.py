@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 from asyncopt.codec import Json
@@ -11,6 +12,7 @@ from asyncopt.testing.chance import digest_of
 _MARGIN = 1e-9
 
 CANCELLED = 499  # the client left before the answer
+CUT = 444  # the server cut the connection
 
 
 @dataclass(slots=True)
@@ -19,7 +21,8 @@ class Entry:
 
     ``key_hash`` tells API keys apart. ``prompt`` is the contents of the messages, a line break between them, or a hash
     of that. ``charged`` is what the token quota was asked for; ``input_tokens`` and ``output_tokens`` are those of the
-    answer's usage.
+    answer's usage, the latter as far as written where the answer is streamed, which began at ``first_byte``. ``fault``
+    is what the fault plan did to it.
     """
 
     number: int
@@ -32,6 +35,8 @@ class Entry:
     input_tokens: int = 0
     output_tokens: int = 0
     charged: int = 0
+    first_byte: float | None = None
+    fault: str | None = None
 
 
 class Ledger:
@@ -42,10 +47,12 @@ class Ledger:
         self._keep_prompts = keep_prompts
         self._in_flight = 0
         self._most_in_flight = 0
+        self._latest = 0.0
 
     def open(self, now: float, key_hash: str | None) -> Entry:
         """The entry of a request that has just arrived."""
         entry = Entry(len(self.entries), now, key_hash=key_hash)
+        self._latest = now
         self.entries.append(entry)
         self._in_flight += 1
         self._most_in_flight = max(self._most_in_flight, self._in_flight)
@@ -61,6 +68,7 @@ class Ledger:
         entry.finished = now
         entry.status = status
         self._in_flight -= 1
+        self._latest = now
 
     def count(self) -> int:
         """How many requests arrived."""
@@ -96,16 +104,54 @@ class Ledger:
             most = max(most, total)
         return most
 
-    def as_json(self) -> Json:
-        """The counters and the entries, as ``GET /ledger`` gives them."""
-        return {
+    def busy_seconds(self) -> float:
+        """The sum of the seconds that requests were in flight; those that still are count up to the last event."""
+        return sum(self._end(entry) - entry.arrived for entry in self.entries)
+
+    def mean_in_flight(self) -> float:
+        """The mean number of requests in flight between the first arrival and the last event."""
+        span = self._latest - self.entries[0].arrived if self.entries else 0.0
+        return self.busy_seconds() / span if span > 0 else 0.0
+
+    def series(self, seconds: float) -> list[dict[str, float]]:
+        """What happened in each interval of this length, from the server's start to the last event.
+
+        ``arrived``, ``refused`` and ``charged`` count requests (and their tokens) by arrival, ``answered`` by the end.
+        """
+        count = math.floor(self._latest / seconds) + 1 if self.entries else 0
+        names = ("arrived", "refused", "charged", "answered", "mean_in_flight")
+        rows = [{"from": index * seconds, **dict.fromkeys(names, 0.0)} for index in range(count)]
+        for entry in self.entries:
+            first, end = math.floor(entry.arrived / seconds), self._end(entry)
+            rows[first]["arrived"] += 1
+            rows[first]["refused"] += entry.status == 429
+            rows[first]["charged"] += entry.charged
+            last = math.floor(end / seconds)
+            rows[last]["answered"] += entry.status == 200
+            for row in rows[first : last + 1]:
+                inside = min(end, row["from"] + seconds) - max(entry.arrived, row["from"])
+                row["mean_in_flight"] += max(0.0, inside) / seconds
+        return rows
+
+    def as_json(self, *, since: int = 0, every: float | None = None) -> Json:
+        """The counters and the entries from number ``since`` on, as ``GET /ledger`` gives them.
+
+        With ``every``, also the :meth:`series` in intervals of so many seconds.
+        """
+        document: dict[str, Json] = {
             "requests": self.count(),
             "answered": self.answered(),
             "refused": self.refused(),
             "in_flight": self.in_flight(),
             "max_in_flight": self.max_in_flight(),
-            "entries": [asdict(entry) for entry in self.entries],
+            "mean_in_flight": self.mean_in_flight(),
+            "busy_seconds": self.busy_seconds(),
+            "entries": [asdict(entry) for entry in self.entries[since:]],
         }
+        return document if every is None else {**document, "series": self.series(every)}
+
+    def _end(self, entry: Entry) -> float:
+        return self._latest if entry.finished is None else entry.finished
 
     def _with_status(self, status: int) -> int:
         return sum(entry.status == status for entry in self.entries)

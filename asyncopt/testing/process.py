@@ -19,10 +19,22 @@ from asyncopt.loops import loop_factory
 from asyncopt.tasks import catalogue, load
 from asyncopt.tasks.task import Task
 from asyncopt.testing.answers import AnswerModel, Item, items_of
+from asyncopt.testing.faults import FaultPlan
 from asyncopt.testing.latency import parse_latency
 from asyncopt.testing.simulated import SimulatedAPI
 
 _DEALS = 40  # enough for every bundled word to be dealt
+
+# The options of the command line whose parameters have longer names.
+_CHOICES = {
+    "rps": "requests_per_second",
+    "burst": "request_burst",
+    "window": "request_window",
+    "tps": "tokens_per_second",
+    "itps": "input_tokens_per_second",
+    "otps": "output_tokens_per_second",
+    "key": "require_key",
+}
 
 
 def run_simulator(options: Mapping[str, Any]) -> None:
@@ -33,18 +45,11 @@ def run_simulator(options: Mapping[str, Any]) -> None:
     """
     given = {name: value for name, value in options.items() if value is not None}
     seed = given.get("seed", 0)
-    api = SimulatedAPI(
-        seed=seed,
-        latency=parse_latency(given.get("latency", "0")),
-        requests_per_second=given.get("rps"),
-        request_burst=given.get("burst"),
-        tokens_per_second=given.get("tps"),
-        token_burst=given.get("token_burst"),
-        refused_count=given.get("refused_count", False),
-        concurrency=given.get("concurrency"),
-        answers=AnswerModel(seed, known_items(given.get("data"))),
-        require_key=given.get("key"),
-    )
+    choices = {_CHOICES.get(name, name): value for name, value in given.items() if name not in ("port", "data")}
+    for name, read in (("latency", parse_latency), ("faults", FaultPlan.parse), ("change", parse_change)):
+        if name in choices:
+            choices[name] = read(choices[name])
+    api = SimulatedAPI(**choices, answers=AnswerModel(seed, known_items(given.get("data"))))
 
     def ready(url: str) -> Json:
         return {
@@ -56,6 +61,15 @@ def run_simulator(options: Mapping[str, Any]) -> None:
         }
 
     serve_until_signal(lambda: api.serve(given.get("port", 0)), ready)
+
+
+def parse_change(text: str) -> tuple[float, float]:
+    """The seconds and the factor in a command-line text such as ``30:0.5``."""
+    at, _, factor = text.partition(":")
+    try:
+        return float(at), float(factor)
+    except ValueError:
+        raise ConfigError(f"the change is {text!r}; wanted SECONDS:FACTOR, such as 30:0.5") from None
 
 
 def serve_until_signal(serving: Callable[[], AbstractAsyncContextManager[str]], ready: Callable[[str], Json]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import socket
+import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -11,10 +14,19 @@ from aiohttp import web
 from asyncopt import codec
 from asyncopt.endpoints.protocol import Reply
 from asyncopt.errors import ConfigError
+from asyncopt.testing.faults import Cut
 from asyncopt.testing.ledger import Ledger
+from asyncopt.testing.streaming import Write
 
 HOST = "127.0.0.1"
+CHAT_PATHS = (
+    "/v1/chat/completions",
+    "/v1/messages",
+    "/openai/deployments/{name}/chat/completions",
+    "/openai/v1/chat/completions",
+)
 _LARGEST_BODY = 8 << 20
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Service(Protocol):
@@ -23,7 +35,7 @@ class Service(Protocol):
     identity: str
     ledger: Ledger
 
-    async def handle(self, body: bytes, headers: Mapping[str, str]) -> Reply: ...
+    async def handle(self, body: bytes, headers: Mapping[str, str], path: str, write: Write | None = None) -> Reply: ...
 
     def models(self, headers: Mapping[str, str]) -> Reply: ...
 
@@ -46,22 +58,71 @@ async def serving(api: Service, port: int) -> AsyncIterator[str]:
 
 
 def _app(api: Service) -> web.Application:
-    async def chat(request: web.Request) -> web.Response:
-        return _response(await api.handle(await request.read(), request.headers))
+    async def chat(request: web.Request) -> web.StreamResponse:
+        return await _Exchange(request).answered_by(api)
 
     async def models(request: web.Request) -> web.Response:
         return _response(api.models(request.headers))
 
-    async def ledger(_: web.Request) -> web.Response:
-        document = {"identity": api.identity, **api.ledger.as_json()}
+    async def ledger(request: web.Request) -> web.Response:
+        since, every = _asked(request, "since"), _asked(request, "every")
+        document = {"identity": api.identity, **api.ledger.as_json(since=int(since or 0), every=every or None)}
         return web.Response(body=codec.dumps(document), content_type="application/json")
 
     app = web.Application(client_max_size=_LARGEST_BODY)
-    app.router.add_post("/v1/chat/completions", chat)
+    for path in CHAT_PATHS:
+        app.router.add_post(path, chat)
     app.router.add_get("/v1/models", models)
     for path in ("/ledger", "/v1/ledger"):  # below the base URL too, for those who only have that
         app.router.add_get(path, ledger)
     return app
+
+
+class _Exchange:
+    """One request and its answer, which may come in pieces."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._stream: web.StreamResponse | None = None
+
+    async def answered_by(self, api: Service) -> web.StreamResponse:
+        request = self._request
+        try:
+            reply = await api.handle(await request.read(), request.headers, request.rel_url.raw_path, self._write)
+            if self._stream is None:
+                return _response(reply)
+            await self._stream.write_eof()
+            return self._stream
+        except Cut:
+            _reset(request)
+        except ConnectionError:  # the client left in mid-stream: the ledger knows, and a log has nothing to add
+            pass
+        return self._stream or web.Response()
+
+    async def _write(self, head: Reply, data: bytes) -> None:
+        if self._stream is None:
+            self._stream = web.StreamResponse(status=head.status, headers=head.headers)
+            await self._stream.prepare(self._request)
+        await self._stream.write(data)
+
+
+def _reset(request: web.Request) -> None:
+    """Ends the connection so that the client gets a reset and not a regular end."""
+    if request.transport is not None:
+        raw = request.transport.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        request.transport.abort()
+
+
+def _asked(request: web.Request, name: str) -> float:
+    """The number of this name in the query, 0 if there is none."""
+    try:
+        value = float(request.query.get(name, "0"))
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise web.HTTPBadRequest(text=f"{name} is no number of at least 0")
+    return value
 
 
 def _response(reply: Reply) -> web.Response:

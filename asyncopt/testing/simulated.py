@@ -1,62 +1,81 @@
-"""An API in the shape of OpenAI's with quotas, latency and a ledger: in the same loop, or behind real sockets.
+"""An API in the shapes of OpenAI's and Anthropic's, with quotas, latency, faults and a ledger: in the same loop, or
+behind real sockets.
 
 Tokens are counted by a ratio: one for every 4 bytes of UTF-8 in the messages' contents or in the answer, rounded up.
-The token quota is asked for the prompt's count plus ``max_tokens`` when the request arrives, and gives nothing back.
+A token quota is asked for the prompt's count plus ``max_tokens`` when the request arrives.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import hmac
 import math
-from collections import Counter
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from multidict import CIMultiDict
 
 from asyncopt import codec
-from asyncopt.codec import Json
 from asyncopt.endpoints.openai import OpenAIChat
-from asyncopt.endpoints.protocol import Answer, Reply
+from asyncopt.endpoints.protocol import Codec, Reply
 from asyncopt.errors import ConfigError
 from asyncopt.testing.answers import AnswerModel
-from asyncopt.testing.buckets import TokenBucket, take_all
 from asyncopt.testing.chance import digest_of
+from asyncopt.testing.chat import ChatShape
+from asyncopt.testing.clock import ServerClock
+from asyncopt.testing.dialects import dialect_of, http_date
+from asyncopt.testing.faults import Cut, FaultPlan
+from asyncopt.testing.inloop import SimulatedEndpoint
 from asyncopt.testing.latency import Constant, Latency
-from asyncopt.testing.ledger import CANCELLED, Entry, Ledger
+from asyncopt.testing.ledger import CANCELLED, CUT, Entry, Ledger
+from asyncopt.testing.messages import MessagesShape
+from asyncopt.testing.quotas import Demand, Quotas, Refusal
 from asyncopt.testing.server import serving
-from asyncopt.testing.wire import (
-    BadRequest,
-    ChatRequest,
-    completion_body,
-    error_body,
-    go_duration,
-    milliseconds_of,
-    parse_chat,
-)
-from asyncopt.values import Capabilities, Generate
+from asyncopt.testing.streaming import Piece, Write
+from asyncopt.testing.wire import BadRequest, Shape
+from asyncopt.testing.work import Result, Worker
 
 CHAT_PATH = "/chat/completions"
 IDENTITY_HEADER = "x-asyncopt-identity"
+EPOCH = 1_767_225_600.0  # 2026-01-01T00:00:00Z is when every server starts, so that its dates repeat
+
+_CHAT, _MESSAGES = ChatShape(), MessagesShape()
+_DEPLOYMENT = re.compile(r"/deployments/([^/?]+)/")
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A request that was received: its line in the ledger, the reply, and the seconds until the reply is sent."""
+    """A request that was received: its line in the ledger, the reply, and the seconds until the reply is sent.
+
+    A streamed reply comes in ``pieces``. ``admitted`` is what a request that was let through demanded of the quotas.
+    """
 
     entry: Entry
     reply: Reply
     delay: float = 0.0
+    pieces: tuple[Piece, ...] = ()
+    admitted: Demand | None = None
 
 
 class SimulatedAPI:
-    """A server of any model name, with stated quotas, latency and answers.
+    """A server of any model name, with stated quotas, latency, faults and answers.
 
-    Rates are per second; a quota without a burst gets one second's worth. ``refused_count`` charges refused requests
-    too. ``concurrency`` is how many requests are worked on at once; the others queue, as behind a server of one's own.
+    **Quotas.** Rates are per second; one without a burst gets one second's worth. ``request_window`` makes the request
+    quota a sliding window of so many seconds. ``refused_count`` charges refused requests, too; ``refund_tokens`` gives
+    back what a request did not use. ``change=(30, 0.5)`` multiplies all rates and bursts by 0.5 after 30 s, which
+    headers tell unless ``silent_change``. ``stranger=0.3`` is somebody else who takes 30 % of every rate, evenly.
+
+    **Headers.** ``headers`` names the dialect: openai, azure, anthropic, openrouter or none. They say how the quotas
+    stood when the request was let through. Without ``retry_after`` refusals do not say when to come back.
+    ``clock_skew`` puts the server's clock ahead, in seconds.
+
+    **Work.** ``concurrency`` is how many requests are worked on at once; the others queue, as behind a server of one's
+    own. A streamed answer begins after ``first_byte_share`` of the usual latency and all of what only its tail takes.
+    Wrong answers to known questions take ``slow_wrong`` times as long. ``faults`` is a :class:`FaultPlan`.
+
     With ``require_key``, other keys get a 401. Requests at a temperature above 0 draw another answer each time, unless
     they state a seed. Without ``keep_prompts`` the ledger holds only hashes of the prompts.
     """
@@ -68,33 +87,71 @@ class SimulatedAPI:
         latency: Latency | None = None,
         requests_per_second: float | None = None,
         request_burst: float | None = None,
+        request_window: float | None = None,
         tokens_per_second: float | None = None,
         token_burst: float | None = None,
+        input_tokens_per_second: float | None = None,
+        output_tokens_per_second: float | None = None,
+        refund_tokens: bool = False,
         refused_count: bool = False,
+        change: tuple[float, float] | None = None,
+        silent_change: bool = False,
+        stranger: float = 0.0,
+        headers: str = "openai",
+        retry_after: bool = True,
+        clock_skew: float = 0.0,
         concurrency: int | None = None,
+        first_byte_share: float = 0.3,
+        slow_wrong: float = 1.0,
+        faults: FaultPlan | None = None,
         answers: AnswerModel | None = None,
         require_key: str | None = None,
         keep_prompts: bool = True,
     ) -> None:
         self.seed = seed
         self.ledger = Ledger(keep_prompts=keep_prompts)
-        self._answers = answers if answers is not None else AnswerModel(seed)
-        self.identity = f"simulated:{self._answers.seed}:{self._answers.fingerprint}"
-        self._latency = latency if latency is not None else Constant()
-        self._requests = _bucket("request", requests_per_second, request_burst, refused_count)
-        self._tokens = _bucket("token", tokens_per_second, token_burst, refused_count)
+        self._quotas = Quotas(
+            requests_per_second=requests_per_second,
+            request_burst=request_burst,
+            request_window=request_window,
+            tokens_per_second=tokens_per_second,
+            token_burst=token_burst,
+            input_tokens_per_second=input_tokens_per_second,
+            output_tokens_per_second=output_tokens_per_second,
+            refund_tokens=refund_tokens,
+            refused_count=refused_count,
+            change=change,
+            silent_change=silent_change,
+            stranger=stranger,
+        )
+        self._worker = Worker(
+            seed=seed,
+            answers=answers if answers is not None else AnswerModel(seed),
+            latency=latency if latency is not None else Constant(),
+            concurrency=concurrency,
+            first_byte_share=first_byte_share,
+            slow_wrong=slow_wrong,
+            faults=faults,
+        )
+        self.identity = self._worker.identity
+        self._dialect = dialect_of(headers)
+        self._hints = retry_after
+        if not math.isfinite(clock_skew):
+            raise ConfigError(f"the clock skew is {clock_skew!r}; it must be a number of seconds")
+        self._wall_at_start = EPOCH + clock_skew
         self._key = require_key
-        self._free_at = _slots(concurrency)
-        self._drawn: Counter[str] = Counter()
-        self._clock = _Clock()
+        self._clock = ServerClock()
 
-    def endpoint(self, *, api_key: str | None = None) -> SimulatedEndpoint:
-        """This API as an endpoint in the caller's loop, exact on a virtual clock."""
-        return SimulatedEndpoint(self, api_key)
+    def endpoint(self, *, api_key: str | None = None, codec: Codec | None = None) -> SimulatedEndpoint:
+        """This API as an endpoint in the caller's loop, exact on a virtual clock; OpenAI's format by default."""
+        return SimulatedEndpoint(self, api_key, OpenAIChat() if codec is None else codec)
 
     @asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator[str]:
-        """Serves on 127.0.0.1 while entered; gives the base URL, ``http://127.0.0.1:PORT/v1``."""
+        """Serves on 127.0.0.1 while entered; gives the base URL, ``http://127.0.0.1:PORT/v1``.
+
+        Azure's paths are below ``http://127.0.0.1:PORT``.
+        """
         self._clock.now()
         async with serving(self, port) as url:
             yield url
@@ -103,151 +160,123 @@ class SimulatedAPI:
         """Seconds since the server's start: its first :meth:`serve` or request, going on in a later loop."""
         return self._clock.now()
 
-    async def handle(self, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """The reply to a chat request, after the latency; ``headers`` is case-insensitive."""
-        pending = self.receive(body, headers, self.now())
+    async def handle(
+        self, body: bytes, headers: Mapping[str, str], path: str = CHAT_PATH, write: Write | None = None
+    ) -> Reply:
+        """The reply to a request, after the latency; ``headers`` is case-insensitive.
+
+        The pieces of a streamed answer go to ``write`` as they come, or all at once into the reply without it.
+        Raises :class:`Cut` where the plan of faults breaks the connection.
+        """
+        pending = self.receive(body, headers, self.now(), path)
         status = CANCELLED
         try:
-            await asyncio.sleep(pending.delay)
-            status = pending.reply.status
+            reply = await self._delivered(pending, write)
+            status = reply.status
+        except Cut:
+            status = CUT
+            raise
         finally:
-            self.ledger.close(pending.entry, self.now(), status)
-        return pending.reply
+            self._close(pending, status)
+        return reply
 
     def models(self, headers: Mapping[str, str]) -> Reply:
         """The reply to ``GET /v1/models``."""
         if not self._may_enter(headers):
-            return self._unauthorized()
+            return self._unauthorized(_CHAT)
         model = {"id": "simulated", "object": "model", "created": 0, "owned_by": "asyncopt"}
-        return self._reply(200, {"object": "list", "data": [model]})
+        return self._reply(200, codec.dumps({"object": "list", "data": [model]}), self.now())
 
-    def receive(self, body: bytes, headers: Mapping[str, str], now: float) -> Pending:
-        """Decides at ``now`` what becomes of a chat request. The caller waits and closes the entry."""
-        key = _bearer(headers)
+    def receive(self, body: bytes, headers: Mapping[str, str], now: float, path: str = CHAT_PATH) -> Pending:
+        """Decides at ``now`` what becomes of a request. The caller waits and closes the entry."""
+        key = _key_in(headers)
         entry = self.ledger.open(now, digest_of(key, 6) if key else None)
+        shape: Shape = _MESSAGES if path.partition("?")[0].endswith("/messages") else _CHAT
         if not self._may_enter(headers):
-            return Pending(entry, self._unauthorized())
+            return Pending(entry, self._unauthorized(shape))
+        deployment = _DEPLOYMENT.search(path)
         try:
-            request = parse_chat(body)
+            request = shape.parse(body, unquote(deployment[1]) if deployment else None)
         except BadRequest as error:
-            return Pending(entry, self._reply(400, error_body(str(error), "invalid_request_error")))
+            return Pending(entry, self._reply(400, codec.dumps(shape.error(400, str(error))), now))
         self.ledger.describe(entry, request.model, request.prompt)
-        entry.input_tokens = request.input_tokens
-        entry.charged = request.input_tokens + (request.max_tokens or 0)
-        refusal = self._refusal(request.model, entry.charged, now)
+        demand = Demand(request.input_tokens, request.max_tokens or 0)
+        entry.input_tokens, entry.charged = demand.input_tokens, demand.amount("tokens")
+        refusal = self._quotas.ask(now, demand)
         if refusal is not None:
-            return Pending(entry, refusal)
-        return self._answered(entry, request, now)
+            return Pending(entry, self._refused(shape, request.model, refusal, now))
+        limits = self._dialect.limits(self._quotas.meters(now), self._wall(now))
+        return self._admitted(entry, self._worker.result(entry, request, shape), demand, limits)
 
-    def _answered(self, entry: Entry, request: ChatRequest, now: float) -> Pending:
-        text = self._answers.answer(request.prompt, self._draw(request))
-        answer, entry.output_tokens = completion_body(entry.number, request, text, self.identity)
-        latency = self._latency.seconds(self.seed, entry.number)
-        delay = self._start(now, latency) - now + latency
-        return Pending(entry, self._reply(200, answer, self._limit_headers(now)), delay)
+    def _admitted(self, entry: Entry, result: Result, demand: Demand, limits: Mapping[str, str]) -> Pending:
+        headers = dict(limits) if result.status == 200 else {}
+        if result.pieces:
+            headers["content-type"] = "text/event-stream"
+        reply = self._reply(result.status, result.body, entry.arrived + result.head_delay, headers)
+        return Pending(entry, reply, result.delay, result.pieces, demand)
 
-    def _draw(self, request: ChatRequest) -> str:
-        if not request.temperature:
-            return ""
-        if request.seed is not None:
-            return f"seed {request.seed}"
-        prompt = digest_of(request.prompt, 16)
-        self._drawn[prompt] += 1
-        return f"draw {self._drawn[prompt]}"
+    async def _delivered(self, pending: Pending, write: Write | None) -> Reply:
+        entry, head = pending.entry, pending.reply
+        if not pending.pieces:
+            await asyncio.sleep(pending.delay)
+            if entry.fault == "reset":
+                raise Cut
+            return head
+        body = bytearray()
+        for piece in pending.pieces:
+            await asyncio.sleep(max(0.0, entry.arrived + piece.after - self.now()))
+            if entry.first_byte is None:
+                entry.first_byte = self.now()
+            body += piece.data
+            if write is not None:
+                await write(head, piece.data)
+            entry.output_tokens = piece.tokens
+        return Reply(head.status, head.headers, bytes(body))
 
-    def _start(self, now: float, latency: float) -> float:
-        if not self._free_at:
-            return now
-        start = max(now, self._free_at[0])
-        heapq.heapreplace(self._free_at, start + latency)
-        return start
+    def _close(self, pending: Pending, status: int) -> None:
+        entry, now = pending.entry, self.now()
+        self.ledger.close(entry, now, status)
+        if pending.admitted is not None:
+            worked = status in (200, CANCELLED, CUT)
+            used = Demand(entry.input_tokens, entry.output_tokens) if worked else Demand(0, 0)
+            self._quotas.settle(now, pending.admitted, used)
 
-    def _refusal(self, model: str, tokens: int, now: float) -> Reply | None:
-        demands = [(bucket, amount) for bucket, amount in ((self._requests, 1), (self._tokens, tokens)) if bucket]
-        waits = [wait or 0.0 for wait in take_all(now, demands)]
-        if not any(waits):
-            return None
-        wait = max(waits)
-        bucket, amount = demands[waits.index(wait)]
-        kind = "tokens" if bucket is self._tokens else "requests"
-        message = f"Limit for {model}: {bucket.rate * 60:.10g} {kind} per minute."
-        headers = self._limit_headers(now)
-        if math.isinf(wait):
-            message += f" This request asks for {amount}, and never more than {bucket.burst:.10g} are granted at once."
-        else:
-            message += f" Try again in {go_duration(wait)}."
-            headers |= {"Retry-After": str(math.ceil(wait)), "retry-after-ms": str(milliseconds_of(wait))}
-        return self._reply(429, error_body(message, kind, "rate_limit_exceeded"), headers)
+    def _refused(self, shape: Shape, model: str, refusal: Refusal, now: float) -> Reply:
+        meters, wall = self._quotas.meters(now), self._wall(now)
+        (meter,) = (meter for meter in meters if meter.dimension == refusal.dimension)
+        message = f"Limit for {model}: {meter.limit:.10g} {meter.dimension.replace('_', ' ')} per minute."
+        headers = self._dialect.limits(meters, wall)
+        if math.isinf(refusal.wait):
+            message += f" This request asks for {refusal.amount}; at most {refusal.burst:.10g} are granted at once."
+        elif self._hints:
+            message += self._dialect.words(refusal.wait)
+            headers |= self._dialect.hint(refusal.wait)
+        body = shape.error(429, message, meter.dimension)
+        if self._dialect.metadata is not None:
+            metadata = self._dialect.metadata(meter, refusal.wait, wall)
+            body = {"error": {"message": message, "code": 429, "metadata": metadata}}
+        return self._reply(429, codec.dumps(body), now, headers)
 
-    def _limit_headers(self, now: float) -> dict[str, str]:
-        headers = {}
-        for kind, bucket in (("requests", self._requests), ("tokens", self._tokens)):
-            if bucket is not None:
-                headers[f"x-ratelimit-limit-{kind}"] = str(round(bucket.rate * 60))
-                headers[f"x-ratelimit-remaining-{kind}"] = str(max(0, math.floor(bucket.level(now) + 1e-6)))
-                headers[f"x-ratelimit-reset-{kind}"] = go_duration(bucket.until_full(now))
-        return headers
+    def _wall(self, now: float) -> float:
+        return self._wall_at_start + now
 
     def _may_enter(self, headers: Mapping[str, str]) -> bool:
-        return self._key is None or hmac.compare_digest(_bearer(headers).encode(), self._key.encode())
+        return self._key is None or hmac.compare_digest(_key_in(headers).encode(), self._key.encode())
 
-    def _unauthorized(self) -> Reply:
-        message = "The API key is missing or wrong."
-        return self._reply(401, error_body(message, "invalid_request_error", "invalid_api_key"))
+    def _unauthorized(self, shape: Shape) -> Reply:
+        return self._reply(401, codec.dumps(shape.error(401, "The API key is missing or wrong.")), self.now())
 
-    def _reply(self, status: int, body: Json, headers: Mapping[str, str] | None = None) -> Reply:
-        own = {"content-type": "application/json", IDENTITY_HEADER: self.identity}
-        return Reply(status, CIMultiDict({**own, **(headers or {})}), codec.dumps(body))
-
-
-class SimulatedEndpoint:
-    """A :class:`SimulatedAPI` without sockets, spoken to in the bytes that a real one gets and sends."""
-
-    def __init__(self, api: SimulatedAPI, api_key: str | None) -> None:
-        self.identity = api.identity
-        self.account = digest_of(api_key, 6) if api_key else ""
-        self.supports = Capabilities()
-        self._api = api
-        self._codec = OpenAIChat()
-        self._headers = CIMultiDict({"Authorization": f"Bearer {api_key}"} if api_key else {})
-
-    async def send(self, model: str, request: Generate) -> Answer:
-        """One attempt, answered after the simulated latency."""
-        return self._codec.decode(await self._api.handle(self._codec.encode(model, request), self._headers))
-
-    async def aclose(self) -> None:
-        """Nothing is open."""
+    def _reply(self, status: int, body: bytes, sent: float, headers: Mapping[str, str] | None = None) -> Reply:
+        own = {
+            "content-type": "application/json",
+            "date": http_date(self._wall(sent)),
+            IDENTITY_HEADER: self.identity,
+        }
+        return Reply(status, CIMultiDict({**own, **(headers or {})}), body)
 
 
-class _Clock:
-    """Time that starts at 0 and goes on where it stopped when a later loop takes the server over."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._origin = self._last = 0.0
-
-    def now(self) -> float:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._origin = loop, loop.time() - self._last
-        self._last = loop.time() - self._origin
-        return self._last
-
-
-def _bucket(name: str, rate: float | None, burst: float | None, refused_count: bool) -> TokenBucket | None:
-    if rate is None:
-        if burst is not None:
-            raise ConfigError(f"a {name} burst of {burst} was given without a rate; give the rate too")
-        return None
-    return TokenBucket(rate, max(1.0, rate) if burst is None else burst, charge_refused=refused_count)
-
-
-def _slots(concurrency: int | None) -> list[float]:
-    if concurrency is not None and concurrency < 1:
-        raise ConfigError(f"the concurrency is {concurrency}; it must be at least 1, or None for no bound")
-    return [-math.inf] * (concurrency or 0)
-
-
-def _bearer(headers: Mapping[str, str]) -> str:
+def _key_in(headers: Mapping[str, str]) -> str:
     scheme, _, key = headers.get("Authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+    if scheme.lower() == "bearer":
+        return key.strip()
+    return headers.get("x-api-key", headers.get("api-key", "")).strip()

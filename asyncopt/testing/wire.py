@@ -1,10 +1,14 @@
-"""The server's side of OpenAI's chat format: request bytes in, answer and error objects out."""
+"""What the simulated wire formats share: what is asked for, what is answered, and how bodies are read.
+
+Tokens are counted by a ratio: one for every 4 bytes of UTF-8, rounded up.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from asyncopt import codec
 from asyncopt.codec import Json
@@ -13,7 +17,7 @@ BYTES_PER_TOKEN = 4
 
 
 class BadRequest(ValueError):
-    """The body is no chat request that this server answers."""
+    """The body is no request that this server answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +30,55 @@ class ChatRequest:
     max_tokens: int | None
     seed: int | None
     stop: tuple[str, ...]
+    stream: bool
+    include_usage: bool
 
     @property
     def input_tokens(self) -> int:
         return count_tokens(self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An answer that is to be written: cut at the stop texts and at ``max_tokens``; ``ended`` says by which."""
+
+    number: int
+    request: ChatRequest
+    text: str
+    ended: str
+    fingerprint: str
+
+    @property
+    def output_tokens(self) -> int:
+        return count_tokens(self.text)
+
+
+class Shape(Protocol):
+    """The server's side of a wire format."""
+
+    def parse(self, data: bytes, model: str | None) -> ChatRequest:
+        """The request in the bytes, for the model that the path names; raises :class:`BadRequest`."""
+        ...
+
+    def whole(self, written: Written) -> Json:
+        """The answer as one object."""
+        ...
+
+    def opening(self, written: Written) -> bytes:
+        """What a streamed answer begins with."""
+        ...
+
+    def piece(self, written: Written, text: str) -> bytes:
+        """A part of the text in a streamed answer."""
+        ...
+
+    def ending(self, written: Written) -> bytes:
+        """What a streamed answer ends with."""
+        ...
+
+    def error(self, status: int, message: str, scarce: str | None = None) -> Json:
+        """An error object; ``scarce`` names the quota that refused the request."""
+        ...
 
 
 def count_tokens(text: str) -> int:
@@ -37,91 +86,80 @@ def count_tokens(text: str) -> int:
     return math.ceil(len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN)
 
 
-def parse_chat(data: bytes) -> ChatRequest:
-    """The request in the bytes; raises :class:`BadRequest`."""
+def written(number: int, request: ChatRequest, text: str, fingerprint: str) -> Written:
+    """The answer as far as the request wants it; ``ended`` is ``stop``, ``stop_text`` or ``length``."""
+    ended = "stop"
+    for stop in request.stop:
+        text, found, _ = text.partition(stop)
+        ended = "stop_text" if found else ended
+    if request.max_tokens is not None and count_tokens(text) > request.max_tokens:
+        ended = "length"
+        text = text.encode("utf-8", "replace")[: request.max_tokens * BYTES_PER_TOKEN].decode("utf-8", "ignore")
+    return Written(number, request, text, ended, fingerprint)
+
+
+def object_in(data: bytes) -> Mapping[str, Json]:
+    """The JSON object in the bytes, with what no simulated format answers refused."""
     try:
         body = codec.loads(data)
     except codec.CodecError as error:
         raise BadRequest(f"The body is {error}.") from None
-    _require(isinstance(body, Mapping), "The body is no JSON object.")
-    for name in ("stream", "tools", "functions"):
-        _require(not body.get(name), f"The parameter '{name}' is not simulated.")
-    _require(body.get("n", 1) == 1, "Only n=1 is simulated.")
-    model = body.get("model")
-    _require(isinstance(model, str) and model != "", "The parameter 'model' is missing or no text.")
-    stop = body.get("stop") or []
-    stop = [stop] if isinstance(stop, str) else stop
-    _require(isinstance(stop, list) and all(isinstance(text, str) for text in stop), "The parameter 'stop' is no text.")
-    return ChatRequest(
-        model=model,
-        prompt=_prompt_of(body.get("messages")),
-        temperature=_number(body, "temperature", 0.0, float | int),  # real ones default to 1: here only who asks draws
-        max_tokens=_number(body, "max_completion_tokens", _number(body, "max_tokens", None, int), int),
-        seed=_number(body, "seed", None, int, negative=True),
-        stop=tuple(filter(None, stop)),
-    )
+    require(isinstance(body, Mapping), "The body is no JSON object.")
+    for name in ("tools", "functions"):
+        require(not body.get(name), f"The parameter '{name}' is not simulated.")
+    found: Mapping[str, Json] = body
+    return found
 
 
-def completion_body(number: int, request: ChatRequest, text: str, fingerprint: str) -> tuple[Json, int]:
-    """The answer object, cut at the stop texts and at ``max_tokens``, and the number of its tokens."""
-    for stop in request.stop:
-        text = text.partition(stop)[0]
-    finish = "stop"
-    if request.max_tokens is not None and count_tokens(text) > request.max_tokens:
-        finish = "length"
-        text = text.encode("utf-8", "replace")[: request.max_tokens * BYTES_PER_TOKEN].decode("utf-8", "ignore")
-    sent, received = request.input_tokens, count_tokens(text)
-    body = {
-        "id": f"chatcmpl-simulated-{number}",
-        "object": "chat.completion",
-        "created": 0,
-        "model": request.model,
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": None, "finish_reason": finish}
-        ],
-        "usage": {"prompt_tokens": sent, "completion_tokens": received, "total_tokens": sent + received},
-        "system_fingerprint": fingerprint,
-    }
-    return body, received
-
-
-def error_body(message: str, kind: str, code: str | None = None) -> Json:
-    """An error object in OpenAI's shape."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-def milliseconds_of(seconds: float) -> int:
-    """Whole milliseconds, rounded up but for the dust of floats: 0.1 + 0.2 s are 300 ms, not 301."""
-    return math.ceil(round(seconds * 1000, 6))
-
-
-def go_duration(seconds: float) -> str:
-    """The duration as Go prints it and OpenAI sends it, in whole milliseconds: 12ms, 8.64s, 1m26.4s."""
-    milliseconds = milliseconds_of(seconds)
-    if 0 < milliseconds < 1000:
-        return f"{milliseconds}ms"
-    minutes, rest = divmod(milliseconds, 60_000)
-    hours, minutes = divmod(minutes, 60)
-    prefix = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
-    return f"{prefix}{rest / 1000:.10g}s"
-
-
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raises :class:`BadRequest` with the message unless the condition holds."""
     if not condition:
         raise BadRequest(message)
 
 
-def _number(body: Mapping[str, Json], name: str, default: Json, kind: Json, *, negative: bool = False) -> Json:
+def model_in(body: Mapping[str, Json], named: str | None) -> str:
+    """The model that the path or else the body names."""
+    model = named or body.get("model")
+    require(isinstance(model, str) and model != "", "The parameter 'model' is missing or no text.")
+    return str(model)
+
+
+def number_in(body: Mapping[str, Json], name: str, default: Json, kind: Json, *, negative: bool = False) -> Json:
+    """The number of this name, or the default where it is missing."""
     value = body.get(name)
     if value is None:
         return default
     good = isinstance(value, kind) and not isinstance(value, bool) and (negative or value >= 0)
-    _require(good, f"The parameter '{name}' is no number that is allowed there.")
+    require(good, f"The parameter '{name}' is no number that is allowed there.")
     return value
 
 
-def _prompt_of(messages: Json) -> str:
-    _require(isinstance(messages, list) and len(messages) > 0, "The parameter 'messages' is missing or empty.")
-    contents: list[Json] = [message.get("content") if isinstance(message, Mapping) else None for message in messages]
-    _require(all(isinstance(text, str) for text in contents), "A message has no text as its 'content'.")
-    return "\n".join(contents)
+def texts_in(body: Mapping[str, Json], name: str) -> tuple[str, ...]:
+    """The text or the list of texts of this name, without empty ones."""
+    value = body.get(name) or []
+    value = [value] if isinstance(value, str) else value
+    require(
+        isinstance(value, list) and all(isinstance(text, str) for text in value),
+        f"The parameter '{name}' is no text.",
+    )
+    return tuple(filter(None, value))
+
+
+def contents_in(body: Mapping[str, Json]) -> list[str]:
+    """The texts of the messages, each a text or a list of text blocks."""
+    messages = body.get("messages")
+    require(isinstance(messages, list) and len(messages) > 0, "The parameter 'messages' is missing or empty.")
+    return [_text_of(message.get("content") if isinstance(message, Mapping) else None) for message in messages or []]
+
+
+def _text_of(content: Json) -> str:
+    if isinstance(content, list):
+        content = "".join(_text_of(block.get("text") if isinstance(block, Mapping) else None) for block in content)
+    require(isinstance(content, str), "A message has no text as its 'content'.")
+    return str(content)
+
+
+def event(data: Json, name: str | None = None) -> bytes:
+    """One server-sent event."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + codec.dumps(data) + b"\n\n"

@@ -1,0 +1,80 @@
+"""A simulated API without sockets, spoken to in the bytes that a real one gets and sends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from multidict import CIMultiDict
+
+from asyncopt.endpoints.protocol import Answer, Codec, Reply, StreamDecoder
+from asyncopt.testing.chance import digest_of
+from asyncopt.testing.faults import Cut
+from asyncopt.testing.streaming import Write
+from asyncopt.values import Capabilities, Fault, FaultKind, Generate
+
+_CUT = Fault(FaultKind.AMBIGUOUS, "the connection broke after the request was sent (simulated)")
+
+
+class Server(Protocol):
+    """What answers the endpoint."""
+
+    identity: str
+
+    async def handle(self, body: bytes, headers: Mapping[str, str], path: str, write: Write | None = None) -> Reply: ...
+
+
+class SimulatedEndpoint:
+    """A simulated API as an endpoint in the caller's loop, exact on a virtual clock."""
+
+    def __init__(self, api: Server, api_key: str | None, codec: Codec) -> None:
+        self.identity = api.identity
+        self.account = digest_of(api_key, 6) if api_key else ""
+        self.supports = Capabilities(stream=True)
+        self._api = api
+        self._codec = codec
+        self._headers = CIMultiDict(codec.headers(api_key))
+
+    async def send(self, model: str, request: Generate) -> Answer:
+        """One attempt, answered after the simulated latency."""
+        body = self._codec.encode(model, request)
+        try:
+            return self._codec.decode(await self._api.handle(body, self._headers, self._codec.path(model)))
+        except Cut:
+            return _CUT
+
+    async def send_streamed(self, model: str, request: Generate, first_piece: Callable[[], None]) -> Answer:
+        """One attempt whose answer comes in pieces; ``first_piece`` is called when it begins."""
+        listener = _Listener(self._codec, first_piece)
+        body = self._codec.encode(model, request, stream=True)
+        try:
+            reply = await self._api.handle(body, self._headers, self._codec.path(model), listener.hear)
+        except Cut:
+            return _CUT
+        return await listener.answer(reply)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+class _Listener:
+    """Feeds what comes to the codec's decoder."""
+
+    def __init__(self, codec: Codec, first_piece: Callable[[], None]) -> None:
+        self._codec = codec
+        self._first_piece = first_piece
+        self._begun = False
+        self._decoder: StreamDecoder | None = None
+
+    async def hear(self, head: Reply, data: bytes) -> None:
+        self._decoder = self._decoder or self._codec.stream(head)
+        if self._decoder.feed(data) and not self._begun:
+            self._begun = True
+            self._first_piece()
+
+    async def answer(self, reply: Reply) -> Answer:
+        """The answer at the end; one that did not come in pieces is in the reply."""
+        if self._decoder is None:
+            await self.hear(Reply(reply.status, reply.headers, b""), reply.body)
+        assert self._decoder is not None
+        return self._decoder.finish()
