@@ -1,17 +1,23 @@
-"""Scoring one instruction on examples: all calls at once, each example with exactly one outcome."""
+"""Scoring one instruction on examples: each with exactly one outcome, and in a race only those that are needed."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from asyncopt.engine import Model
-from asyncopt.errors import CallFailed, EndpointRefused, QuotaExhausted
+from asyncopt.errors import CallFailed, ConfigError, EndpointRefused, QuotaExhausted
 from asyncopt.events import Events, ExampleEnded
+from asyncopt.racing import Floor, Race
 from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Completion, FaultKind, Generate, Outcome, Priority, Sampling
+
+AHEAD = 8  # calls beyond those that will be needed in any case; benchmarks/racing.py weighs them against time
+_ROUNDING = 1e-9
 
 _OUTCOME_OF = {
     FaultKind.REFUSED: Outcome.REFUSED,
@@ -33,10 +39,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One instruction on some examples, in their order."""
+    """One instruction on some examples, in their order.
+
+    ``stopped`` says after how many examples a race was lost, if one was: exactly those have their items, the others are
+    WITHDRAWN, whatever else had been answered by then. ``pending`` examples have not ended yet and have no item.
+    """
 
     instruction: str
     items: tuple[Item, ...]
+    stopped: int | None = None
+    pending: int = 0
 
     @property
     def scores(self) -> list[float]:
@@ -44,14 +56,17 @@ class Evaluation:
 
     @property
     def score(self) -> float | None:
-        """The mean over the scored examples, or None if there is none: a failed call is never a 0."""
+        """The mean over the scored examples: a failed call is never a 0.
+
+        None if there is none, or the candidate was stopped: those are stopped where they look bad.
+        """
         scores = self.scores
-        return sum(scores) / len(scores) if scores else None
+        return sum(scores) / len(scores) if scores and self.stopped is None else None
 
     @property
     def complete(self) -> bool:
         """Whether every example was scored; only complete evaluations are compared by their means."""
-        return all(item.outcome is Outcome.SCORED for item in self.items)
+        return not self.pending and all(item.outcome is Outcome.SCORED for item in self.items)
 
     def complaint(self) -> str:
         """The most common reason why examples were not scored."""
@@ -73,28 +88,128 @@ async def evaluate(
     *,
     priority: Priority = Priority.SCORE,
     events: Events | None = None,
+    floor: Floor | None = None,
+    quorum: float | None = None,
+    on_quorum: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """The instruction's evaluation on these examples.
 
-    All calls are submitted at once. Raises when the endpoint will serve nobody, or the budget does not cover the rest;
-    leaving early, by an error or by cancellation, withdraws what has not started.
+    All calls are submitted at once; with a ``floor``, those that will be needed in any case and a few more, until the
+    candidate is stopped because it does not reach the floor. ``on_quorum`` is called once, with what there is, as soon
+    as the share ``quorum`` of the examples has ended; the evaluation then goes on. Raises when the endpoint will serve
+    nobody, or the budget does not cover the rest; leaving early, by an error or by cancellation, withdraws what has not
+    started.
     """
-    futures = [model.submit(scoring_request(task, instruction, example), priority=priority) for example in examples]
+    due = 0 if quorum is None else _share_of(quorum, len(examples))
+    race = None if floor is None else Race(floor, [example.id for example in examples], instruction)
+    scoring = _Scoring(model, task, instruction, examples, priority, events, race)
     try:
-        items = []
-        for example, future in zip(examples, futures, strict=True):
-            items.append(await _item(task, example, future))
-            if events:
-                events.emit(ExampleEnded(items[-1].outcome.value))
-        return Evaluation(instruction, tuple(items))
+        scoring.submit()
+        while scoring.pending:
+            await scoring.next_end()
+            if race is not None and race.stopped is not None:
+                return scoring.stopped(race.stopped)
+            if on_quorum is not None and len(scoring.items) == due:
+                on_quorum(scoring.evaluation())
+            scoring.submit()
+        return scoring.evaluation()
     finally:
-        for future in futures:
+        scoring.withdraw()
+
+
+def _share_of(quorum: float, examples: int) -> int:
+    if not 0 < quorum <= 1:
+        raise ConfigError(f"the quorum is {quorum!r}; it is a share of the examples, above 0 and at most 1")
+    return math.ceil(quorum * examples - _ROUNDING)
+
+
+class _Scoring:
+    """The calls of one evaluation in the order of their turns, and the items by their places in ``examples``."""
+
+    def __init__(
+        self,
+        model: Model,
+        task: Task,
+        instruction: str,
+        examples: Sequence[Example],
+        priority: Priority,
+        events: Events | None,
+        race: Race | None,
+    ) -> None:
+        self._model = model
+        self._task = task
+        self._instruction = instruction
+        self._examples = examples
+        self._priority = priority
+        self._events = events
+        self._race = race
+        self._order = range(len(examples)) if race is None else race.order
+        self._futures: list[asyncio.Future[Completion]] = []
+        self._ended: asyncio.Queue[int] = asyncio.Queue()
+        self.items: dict[int, Item] = {}
+
+    @property
+    def pending(self) -> int:
+        return len(self._examples) - len(self.items)
+
+    def submit(self) -> None:
+        """Submit what is to be asked by now."""
+        for turn in range(len(self._futures), self._wanted()):
+            request = scoring_request(self._task, self._instruction, self._examples[self._order[turn]])
+            future = self._model.submit(request, priority=self._priority)
+            self._futures.append(future)
+            future.add_done_callback(partial(self._end, turn))
+
+    def _wanted(self) -> int:
+        submitted = len(self._futures)
+        if self._race is None or submitted == len(self._examples):
+            return len(self._examples)
+        if submitted - len(self.items) >= 2 * AHEAD:
+            return submitted  # enough to do for now; looking ahead is not free
+        return min(self._race.horizon() + AHEAD, len(self._examples))
+
+    def _end(self, turn: int, future: asyncio.Future[Completion]) -> None:
+        if not future.cancelled():
+            future.exception()  # else asyncio complains of those that nobody waits for any more
+        self._ended.put_nowait(turn)
+
+    async def next_end(self) -> None:
+        """Wait until another example has ended, and keep its item."""
+        turn = await self._ended.get()
+        place = self._order[turn]
+        item = self.items[place] = _item(self._task, self._examples[place], self._futures[turn])
+        self._tell(item)
+        if self._race is not None:
+            self._race.end(turn, item.score)
+
+    def evaluation(self) -> Evaluation:
+        """What has ended so far."""
+        items = tuple(self.items[place] for place in sorted(self.items))
+        return Evaluation(self._instruction, items, pending=self.pending)
+
+    def stopped(self, after: int) -> Evaluation:
+        """The items on which the candidate was stopped; what else has ended depends on latencies and is left out."""
+        used = set(self._order[:after])
+        items = []
+        for place, example in enumerate(self._examples):
+            items.append(self.items[place] if place in used else Item(example.id, Outcome.WITHDRAWN))
+            if place not in self.items:
+                self._tell(items[-1])
+        return Evaluation(self._instruction, tuple(items), stopped=after)
+
+    def withdraw(self) -> None:
+        """Withdraw what has not started."""
+        for future in self._futures:
             future.cancel()
 
+    def _tell(self, item: Item) -> None:
+        if self._events:
+            self._events.emit(ExampleEnded(item.outcome.value))
 
-async def _item(task: Task, example: Example, future: asyncio.Future[Completion]) -> Item:
+
+def _item(task: Task, example: Example, future: asyncio.Future[Completion]) -> Item:
     try:
-        completion = await future
+        completion = future.result()
     except (EndpointRefused, QuotaExhausted):
         raise
     except CallFailed as error:
