@@ -12,13 +12,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from asyncopt.errors import ConfigError
 from asyncopt.limits.budget import Budget
 from asyncopt.optimizers import OPRO, Optimizer, RandomSearch
 from asyncopt.optimizers.opro import Style
-from asyncopt.values import Price, Quota
+from asyncopt.values import Concurrency, Price, Quota
 
 LARGEST_FILE = 1 << 20
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
@@ -53,11 +53,15 @@ class OptimizerConfig(BaseModel):
     temperature: float = Field(default=1.0, ge=0)
     max_tokens: _Count = Field(default=1024, ge=1)
     styles: tuple[Style, ...] = Field(default=("meta-prompt",), min_length=1)
+    lag: _Count = Field(default=0, ge=0)
+    quorum: float | None = Field(default=None, gt=0, le=1)
+    racing: float | None = Field(default=None, gt=0, lt=1)
 
     def build(self, default_steps: int) -> Optimizer:
         steps = default_steps if self.steps is None else self.steps
         if self.name == "random":
-            return RandomSearch(steps=steps, samples_per_step=self.samples_per_step)
+            overlap = self.model_dump(include={"lag", "quorum", "racing"})
+            return RandomSearch(steps=steps, samples_per_step=self.samples_per_step, **overlap)
         fields = self.model_dump(exclude={"name", "steps"})
         return OPRO(steps=steps, **fields)
 
@@ -72,16 +76,33 @@ class ModelConfig(BaseModel):
     api_key_env: str | None = None
     requests_per_minute: float | None = Field(default=None, gt=0)
     tokens_per_minute: float | None = Field(default=None, gt=0)
-    concurrency: _Count | None = Field(default=None, ge=1)
+    input_tokens_per_minute: float | None = Field(default=None, gt=0)
+    output_tokens_per_minute: float | None = Field(default=None, gt=0)
+    concurrency: _Count | str | None = None
+    hedge: float = Field(default=0.0, ge=0, le=0.1)
     scope: str | None = None
     usd_per_million_input_tokens: float | None = Field(default=None, ge=0)
     usd_per_million_output_tokens: float | None = Field(default=None, ge=0)
     timeout: float = Field(default=600.0, gt=0)
     threads: _Count | None = Field(default=None, ge=1)
 
+    @field_validator("concurrency")
+    @classmethod
+    def _readable(cls, value: int | str | None) -> int | str | None:
+        if value is not None:
+            Concurrency.of(value)
+        return value
+
     @property
     def quota(self) -> Quota:
-        return Quota(self.requests_per_minute, self.tokens_per_minute, self.concurrency, self.scope)
+        return Quota(
+            self.requests_per_minute,
+            self.tokens_per_minute,
+            self.concurrency,
+            self.scope,
+            self.input_tokens_per_minute,
+            self.output_tokens_per_minute,
+        )
 
     @property
     def price(self) -> Price | None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from asyncopt import codec
 from asyncopt.errors import ConfigError, RunLocked
-from asyncopt.journal import Journal, write_atomically
+from asyncopt.journal import Journal, Record, read_records, write_atomically
 from asyncopt.version import __version__
 
 MANIFEST = "manifest.json"
@@ -30,6 +30,23 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path} does not hold a JSON object; is {path.parent} the directory of a run?")
     return value
+
+
+def read_journal(directory: Path) -> list[Record]:
+    """The records of the run in this directory, which may be going on; a torn end is left out."""
+    path = directory / JOURNAL
+    try:
+        return read_records(path.read_bytes(), path)[0]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); has the run begun?") from None
+
+
+def require_subject(directory: Path, subject: Mapping[str, Any], advice: str) -> None:
+    """Raise :class:`ConfigError` with the difference if the run in this directory is not of this subject."""
+    found, wanted = read_json(directory / MANIFEST).get("subject"), codec.loads(codec.dumps(subject))
+    if found != wanted:
+        difference = "; ".join(differences(found if isinstance(found, dict) else {}, wanted))
+        raise ConfigError(f"{directory} holds another study ({difference}); {advice}")
 
 
 class RunDirectory:
@@ -73,13 +90,9 @@ class RunDirectory:
             holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
     def _agree(self, subject: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        subject = codec.loads(codec.dumps(subject))
         path = self.path / MANIFEST
         if path.exists():
-            found = read_json(path).get("subject")
-            if found != subject:
-                difference = "; ".join(differences(found if isinstance(found, dict) else {}, subject))
-                raise ConfigError(f"{self.path} holds another study ({difference}); use another directory")
+            require_subject(self.path, subject, "use another directory")
             return
         manifest = {"v": 1, "asyncopt": __version__, "subject": subject, "config": config}
         write_atomically(path, codec.dumps(manifest))

@@ -42,7 +42,8 @@ class Scored:
 class Result:
     """What a study found and what it took. ``steps`` counts finished steps; ``calls`` requests sent, retries included.
 
-    ``unscored`` counts examples of the best and the initial candidate that ended without a score.
+    ``unscored`` counts examples of the best and the initial candidate that ended without a score, ``stopped`` the
+    candidates that lost a race and have none.
     ``start``, ``optimum_loss``, ``unique_pairs`` and ``solved`` are for linear regression and None elsewhere.
     """
 
@@ -60,6 +61,7 @@ class Result:
     usd: float | None
     seconds: float
     unscored: int = 0
+    stopped: int = 0
     start: list[list[float]] | None = None
     optimum_loss: float | None = None
     unique_pairs: int | None = None

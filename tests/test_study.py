@@ -25,6 +25,7 @@ from asyncopt.values import Completion, Fault, FaultKind, Generate, Outcome, Usa
 EXAMPLES = tuple(Example(number, f"q{number}", f"a{number}") for number in range(40))
 TASK = Task("toy", "text", train=EXAMPLES[:20], test=EXAMPLES[20:], initial=("Start.",))
 OPTIMIZER = OPRO(steps=4, samples_per_step=4)
+AMPLE = Quota(requests_per_minute=6e7, concurrency=1000)  # stated, so that the engine need not feel its way
 
 
 def toy_model(request: Generate, number: int) -> Answer:
@@ -86,7 +87,7 @@ def test_a_study_finds_something_better_and_measures_it_on_examples_it_never_saw
 
 def test_a_step_takes_two_round_trips() -> None:
     endpoint = FakeEndpoint(toy_model, seconds=1.0)
-    run(endpoint, quota=Quota(concurrency=1000))
+    run(endpoint, quota=AMPLE)
     assert endpoint.started[-1] == 1 + 4 * 2 + 1  # start; then propose and score, four times; then the held-out ones
 
 
@@ -98,13 +99,13 @@ def test_scoring_a_candidate_starts_when_its_sample_arrives() -> None:
             return await super().send(model, request)
 
     endpoint = Straggler(toy_model)
-    run(endpoint, quota=Quota(concurrency=1000), optimizer=OPRO(steps=1, samples_per_step=4))
+    run(endpoint, quota=AMPLE, optimizer=OPRO(steps=1, samples_per_step=4))
     early = [time for time in endpoint.started if 2.0 <= time < 100]
     assert len(early) == 3 * 20
 
 
 def histories(result: Study) -> list[tuple[str, float | None, int, int]]:
-    return [(entry.candidate, entry.score, entry.step, entry.index) for entry in result._history.entries]
+    return [(entry.candidate, entry.score, entry.step, entry.index) for entry in result.history.entries]
 
 
 def with_faults(seed: int) -> Callable[[Generate, int], Answer]:
@@ -234,7 +235,7 @@ def test_lost_proposals_do_not_end_a_study() -> None:
 
     study, result = run(FakeEndpoint(respond))
     assert result.steps == 4
-    assert 1 < len(study._history) < 17
+    assert 1 < len(study.history) < 17
 
 
 def test_the_budget_is_never_exceeded_and_the_study_can_go_on(tmp_path: Path) -> None:

@@ -73,6 +73,19 @@ def resume(
 
 
 @app.command()
+def replay(
+    recorded: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="The directory of a run.")],
+    directory: Annotated[Path | None, typer.Option(help="Where the replay is kept; by default a new one.")] = None,
+    json: Json = False,
+) -> None:
+    """Make the decisions of a run again, in their order and on what they saw; fails where the history differs."""
+    from asyncopt.cli.run import run_study
+    from asyncopt.cli.settings import settle_resumed
+
+    run_study(settle_resumed(recorded, None), directory, json=json, replay=recorded)
+
+
+@app.command()
 def show(directory: Annotated[Path, typer.Argument(help="The directory of a run.")], json: Json = False) -> None:
     """Show what a run has found so far, step by step."""
     from asyncopt.cli.show import show_run
@@ -106,14 +119,28 @@ def simulate(
     latency: Annotated[str, typer.Option(help="Seconds, or lognormal:MEDIAN:SIGMA[:TAIL_SHARE:FACTOR].")] = "0.05",
     rps: Annotated[float | None, typer.Option(help="Requests a second that are served.")] = None,
     burst: Annotated[float | None, typer.Option(help="Requests that may come at once.")] = None,
+    window: Annotated[float | None, typer.Option(help="Count --rps in a sliding window of so many seconds.")] = None,
     tps: Annotated[float | None, typer.Option(help="Tokens a second that are served.")] = None,
+    itps: Annotated[float | None, typer.Option(help="Input tokens a second that are served.")] = None,
+    otps: Annotated[float | None, typer.Option(help="Output tokens a second that are served.")] = None,
     token_burst: Annotated[float | None, typer.Option(help="Tokens that may come at once.")] = None,
+    refund_tokens: Annotated[bool, typer.Option(help="Tokens asked for and not used come back.")] = False,
     refused_count: Annotated[bool, typer.Option(help="Refused requests count against the quota.")] = False,
+    change: Annotated[str | None, typer.Option(help="SECONDS:FACTOR: multiply all rates by it then.")] = None,
+    silent_change: Annotated[bool, typer.Option(help="Headers do not tell of the change.")] = False,
+    stranger: Annotated[float, typer.Option(help="The share of all rates that somebody else takes.")] = 0.0,
+    headers: Annotated[str, typer.Option(help="openai, azure, anthropic, openrouter or none.")] = "openai",
+    retry_after: Annotated[bool, typer.Option(help="Refusals say when to come back.")] = True,
+    clock_skew: Annotated[float, typer.Option(help="Seconds by which the server's clock is ahead.")] = 0.0,
     concurrency: Annotated[int | None, typer.Option(help="Requests in flight at most.")] = None,
+    first_byte_share: Annotated[float, typer.Option(help="Share of the latency before a stream begins.")] = 0.3,
+    slow_wrong: Annotated[float, typer.Option(help="Wrong answers take so many times as long.")] = 1.0,
+    faults: Annotated[str | None, typer.Option(help="Such as seed=1,rate=0.05,kinds=500+reset.")] = None,
     data: Annotated[Path | None, typer.Option(help="Published data sets whose items can be answered.")] = None,
     key: Annotated[str | None, typer.Option(help="Refuse every other API key.")] = None,
 ) -> None:
-    """Serve a simulated OpenAI-shaped API on this machine; prints one JSON line when it is ready."""
+    """Serve a simulated API on this machine, in OpenAI's and Anthropic's formats; prints one JSON line when ready."""
+    options = dict(locals())
     from asyncopt.cli.serve import serve_simulated
 
-    serve_simulated(locals())
+    serve_simulated(options)

@@ -18,6 +18,7 @@ from asyncopt.cli.display import Display, choose_display
 from asyncopt.cli.models import check_model, open_models, start_local_servers
 from asyncopt.config import Config
 from asyncopt.engine import Engine
+from asyncopt.limits.descriptors import raise_limit
 from asyncopt.loops import loop_factory
 from asyncopt.optimizers import RandomSearch
 from asyncopt.result import Result
@@ -29,8 +30,11 @@ PAPER_STEPS = 200
 PAPER_STEPS_PAIRS = 500
 
 
-def run_study(config: Config, directory: Path | None, *, json: bool) -> None:
-    """Run to the end and show the result; exits with 1 if examples have no score, 130 or 143 when interrupted."""
+def run_study(config: Config, directory: Path | None, *, json: bool, replay: Path | None = None) -> None:
+    """Run to the end and show the result; exits with 1 if examples have no score, 130 or 143 when interrupted.
+
+    ``replay`` is the directory of a run whose decisions are to be made again.
+    """
     task = load(config.task.name, data=config.task.data, seed=config.seed, options=config.task.options)
     task = task.limited(config.task.limit) if isinstance(task, Task) else task
     for model in (config.models.scorer, config.models.proposer):
@@ -38,7 +42,7 @@ def run_study(config: Config, directory: Path | None, *, json: bool) -> None:
             check_model(model)
     place = directory or _new_directory(config, task.name)
     display = choose_display(json=json)
-    stopped = run_in_loop(partial(_run, config, task, place, display))
+    stopped = run_in_loop(partial(_run, config, task, place, display, replay))
     if stopped is not None:
         print(f"asyncopt: stopped; go on with: asyncopt resume {place}", file=sys.stderr)
         sys.exit(128 + stopped)
@@ -65,6 +69,7 @@ def run_in_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> signal.Signals
                 loop.add_signal_handler(number, stop, number)
         await main()
 
+    raise_limit()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(guarded())
@@ -80,7 +85,9 @@ def _new_directory(config: Config, task: str) -> Path:
     return Path("runs") / f"{stamp}-{slug}-{config.optimizer.name}-{secrets.token_hex(2)}"
 
 
-async def _run(config: Config, task: Task | LinearRegression, place: Path, display: Display) -> None:
+async def _run(
+    config: Config, task: Task | LinearRegression, place: Path, display: Display, replay: Path | None
+) -> None:
     async with AsyncExitStack() as stack:
         # Servers first, so that the engine is closed before they are: a call in flight never sees its server die.
         servers = await start_local_servers(config, stack, place / "local.log", display.line)
@@ -94,6 +101,7 @@ async def _run(config: Config, task: Task | LinearRegression, place: Path, displ
             proposer=models.get("proposer"),
             budget=config.budget.build(),
             directory=place,
+            replay=replay,
             seed=config.seed,
             observers=[display],
             config=config.to_plain(),

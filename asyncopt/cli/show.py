@@ -9,9 +9,9 @@ from typing import Any
 
 from asyncopt import codec
 from asyncopt.cli.summary import summary_lines
-from asyncopt.directory import JOURNAL, MANIFEST, read_json
-from asyncopt.errors import ConfigError, JournalDamaged
-from asyncopt.journal import Record, read_records
+from asyncopt.directory import MANIFEST, read_journal, read_json
+from asyncopt.errors import JournalDamaged
+from asyncopt.journal import Record
 from asyncopt.result import result_of
 from asyncopt.tasks import catalogue
 
@@ -19,11 +19,7 @@ from asyncopt.tasks import catalogue
 def show_run(directory: Path, *, json: bool) -> None:
     """Print the run's steps and, if it has ended, its result; a run may be going on meanwhile."""
     manifest = read_json(directory / MANIFEST)
-    path = directory / JOURNAL
-    try:
-        records, _ = read_records(path.read_bytes(), path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); has the run begun?") from None
+    records = read_journal(directory)
     if json:
         value = {"manifest": manifest, "records": [{"kind": record.kind, **record.data} for record in records]}
         sys.stdout.write(codec.dumps(value).decode() + "\n")
@@ -43,20 +39,27 @@ def _title(manifest: dict[str, Any], directory: Path) -> str:
 
 
 def _show_record(record: Record, directory: Path) -> None:
-    if record.kind == "step":
+    if record.kind in ("step", "entry"):
         for row in record.data["entries"]:
-            _show_row(record.data["step"], row)
+            _show_row(row)
     elif record.kind == "finished":
         result = result_of(record.data)
         for line in summary_lines(result, None, directory, None):
             print(line)
 
 
-def _show_row(step: int, row: dict[str, Any]) -> None:
+def _show_row(row: dict[str, Any]) -> None:
     score = "-" if row["score"] is None else f"{row['score']:.4g}"
-    name = "start" if step < 0 else str(step + 1)
-    flag = "" if row["complete"] else " (some examples missing)"
-    print(f"{name:>5} {score:>8}  {row['source']:12} {codec.printable(row['candidate'], 160)}{flag}")
+    name = "start" if row["step"] < 0 else str(row["step"] + 1)
+    print(f"{name:>5} {score:>8}  {row['source']:12} {codec.printable(row['candidate'], 160)}{_remark(row)}")
+
+
+def _remark(row: dict[str, Any]) -> str:
+    if row.get("stopped") is not None:
+        return f" (stopped after {row['stopped']} examples)"
+    if row.get("provisional"):
+        return f" (so far, on {row['examples']} examples)"
+    return "" if row["complete"] else " (some examples missing)"
 
 
 def list_tasks(*, json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from random import Random
@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeAlias
 from asyncopt.engine import Model
 from asyncopt.errors import ConfigError
 from asyncopt.optimizers.history import Entry, History
+from asyncopt.optimizers.script import Script
+from asyncopt.racing import Floor
 from asyncopt.tasks.linear_regression import LinearRegression
 from asyncopt.tasks.task import Task
 
@@ -27,23 +29,59 @@ def derived_seed(seed: int, step: int, purpose: str, index: int = 0) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the proposals of a step see: the history when the step began, and its best entry's scores by example id."""
+
+    step: int
+    history: History
+    scores: Mapping[int, float]
+
+
+class Score(Protocol):
+    """Evaluates a candidate on the training examples; safe to call concurrently.
+
+    With a ``floor`` the entry may come back stopped. With a ``quorum`` (a share of the examples) ``on_quorum`` is given
+    the provisional entry as soon as so many have ended; the complete one is returned all the same.
+    """
+
+    def __call__(
+        self,
+        candidate: str,
+        step: int,
+        index: int,
+        source: str,
+        *,
+        floor: Floor | None = None,
+        quorum: float | None = None,
+        on_quorum: Callable[[Entry], None] | None = None,
+    ) -> Awaitable[Entry]: ...
+
+
 @dataclass
 class Search:
     """One study as its optimizer sees it: models by role, the task, the history, and a seed. No file, no clock.
 
-    ``score`` evaluates a candidate on the training examples and is safe to call concurrently; ``finish_step`` makes the
-    step's entries part of the history, in the order given, and makes them and ``state`` durable. ``restored`` is the
-    state of the last finished step where a study goes on, else None.
+    The three decisions of a search, each journalled when it is made and by one caller at a time: ``begin_step`` gives
+    what the step's proposals see; ``commit`` makes one entry part of the history; ``finish_step`` makes the step's
+    entries that are not in it yet part of it, in the order given, and them and ``state`` durable.
+
+    Where a study goes on, ``restored`` is the state of the last finished step, and ``unfinished`` are the steps that
+    had begun. A ``script`` holds the decisions of an earlier run that are to be made again.
     """
 
     task: AnyTask
     history: History
     seed: int
-    score: Callable[[str, int, int, str], Awaitable[Entry]]
+    score: Score
+    begin_step: Callable[[int], Seen]
+    commit: Callable[[Entry], None]
     finish_step: Callable[[int, list[Entry], State], Awaitable[None]]
     proposer: Model | None = None
     scorer: Model | None = None
     restored: State | None = None
+    unfinished: Sequence[Seen] = ()
+    script: Script | None = None
     note: Callable[[str], None] = field(default=lambda _: None)
 
     def rng(self, step: int, purpose: str, index: int = 0) -> Random:
@@ -57,7 +95,10 @@ class Search:
 
 
 class Optimizer(Protocol):
-    """Proposes candidates and learns from their scores. Talks to models, a task and its own seed; nothing else."""
+    """Proposes candidates and learns from their scores. Talks to models, a task and its own seed; nothing else.
+
+    One with steps leaves the order of things to :func:`asyncopt.optimizers.steps.run_steps`.
+    """
 
     @property
     def name(self) -> str: ...

@@ -1,0 +1,192 @@
+"""What a study has decided so far: in memory, and in its journal where it has a directory.
+
+A record ``proposed`` says how much of the history a step's proposals see; ``entry`` that an entry joined it alone;
+``step`` that a step has ended, with those of its entries that join only then. The history is their entries in that
+order. ``spent`` and ``finished`` keep the account and the result. A record is written at once, so that a process may
+die at any moment, and forced to the disk at the end of a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from asyncopt.directory import RunDirectory, read_journal, require_subject
+from asyncopt.engine import Model
+from asyncopt.errors import AsyncoptError, ConfigError
+from asyncopt.events import Events, StepFinished
+from asyncopt.journal import Record
+from asyncopt.limits.budget import Account
+from asyncopt.optimizers.base import AnyTask, Seen, State
+from asyncopt.optimizers.history import Entry, History, entry_of, row_of
+from asyncopt.optimizers.script import Decision, Script
+from asyncopt.result import Result, result_of
+from asyncopt.tasks.task import Task
+
+_ACCOUNT_FIELDS = ("calls", "hits", "input_tokens", "output_tokens", "usd")
+_MEASURED = ("account", "seconds")  # in the records, and never the same twice
+
+
+class Chronicle:
+    """The history of one study and everything that makes it durable."""
+
+    def __init__(self, task: AnyTask, models: Iterable[Model], account: Account, events: Events, steps: int) -> None:
+        self.history = History(maximize=isinstance(task, Task))
+        self.script: Script | None = None
+        self.restored: State | None = None
+        self.unfinished: dict[int, Seen] = {}
+        self.steps_done = 0
+        self._task = task
+        self._models = list(models)
+        self._account = account
+        self._events = events
+        self._steps = steps
+        self._run: RunDirectory | None = None
+        self._outcomes: dict[tuple[str, bool], Mapping[str, Any]] = {}
+        self._scores: dict[str, Mapping[int, float]] = {}
+        self._journalled = self._spending()
+        self._seconds_before = 0.0
+        self._began = 0.0
+
+    # -- opening and closing -------------------------------------------------------------------------------------------
+
+    def open(self, run: RunDirectory | None, script: Sequence[Decision] | None) -> Result | None:
+        """Take over what the journal says, and follow the script from there; the result, if the study was finished."""
+        self._run = run
+        self._began = asyncio.get_running_loop().time()
+        records = [] if run is None else run.journal.records
+        if script is not None:
+            done = decisions_of(records)
+            common = min(len(done), len(script))
+            if done[:common] != list(script[:common]):
+                raise ConfigError("the directory holds another course of the study than the replay; name another one")
+            self.script = Script(script, common)
+        for record in records:
+            if record.kind == "finished":
+                return result_of(record.data)
+            self._restore(record)
+        return None
+
+    def _restore(self, record: Record) -> None:
+        if "account" in record.data:
+            self._seconds_before = record.data["seconds"]
+            for name in _ACCOUNT_FIELDS:
+                setattr(self._account, name, record.data["account"][name])
+            self._journalled = self._spending()
+        for row in record.data.get("entries", ()):
+            self._add(entry_of(row), row)
+        if record.kind == "proposed":
+            self.unfinished[record.data["step"]] = self._seen(record.data["step"])
+        elif record.kind == "step":
+            self.restored = record.data["state"]
+            self.steps_done = record.data["step"] + 1
+            self.unfinished.pop(record.data["step"], None)
+
+    def close(self) -> None:
+        """Journal what was spent since the last record, so that a study that goes on keeps to its whole budget."""
+        if self._run is None:
+            return
+        if self._spending() != self._journalled:
+            with suppress(AsyncoptError):  # the disk is full; whatever ended the study is the error to report
+                self._append("spent", {})
+                self._run.journal.sync()
+        self._run.close()
+
+    def finish(self, result: Result) -> None:
+        """Make the result durable."""
+        if self._run is not None:
+            self._run.journal.append("finished", result.to_json())
+            self._run.journal.sync()
+            self._run.write_result(result.to_json())
+
+    @property
+    def seconds(self) -> float:
+        """How long the study has run, in all its sittings."""
+        return self._seconds_before + asyncio.get_running_loop().time() - self._began
+
+    # -- decisions -----------------------------------------------------------------------------------------------------
+
+    def keep(self, entry: Entry, outcomes: Mapping[str, Any]) -> None:
+        """Remember how the examples of an entry ended until it joins the history."""
+        self._outcomes[entry.candidate, entry.provisional] = outcomes
+
+    def begin_step(self, step: int) -> Seen:
+        """What the proposals of this step see: everything that has joined the history by now."""
+        self._decide("proposed", {"step": step, "seen": self.history.commits, "digest": self.history.digest})
+        return self._seen(step)
+
+    def commit(self, entry: Entry) -> None:
+        """Make one entry part of the history."""
+        row = self._row(entry)
+        self._decide("entry", {"entries": [row]})
+        self._add(entry, row)
+
+    async def finish_step(self, step: int, entries: list[Entry], state: State) -> None:
+        """Make these entries part of the history, and everything up to the end of the step durable."""
+        if self._run is not None:
+            # Answers first: a step that the journal calls finished must not be paid for again, whatever happens.
+            for model in self._models:
+                await model.flush()
+        rows = [self._row(entry) for entry in entries]
+        self._decide("step", {"step": step, "entries": rows, "state": state})
+        if self._run is not None:
+            self._run.journal.sync()
+        for entry, row in zip(entries, rows, strict=True):
+            self._add(entry, row)
+        self.steps_done = step + 1
+        if step >= 0:
+            best = self.history.best()
+            self._events.emit(
+                StepFinished(step, self._steps, best.candidate if best else "", best.score if best else None)
+            )
+
+    def _decide(self, kind: str, data: Mapping[str, Any]) -> None:
+        if self.script is not None:
+            self.script.confirm(kind, data)
+        self._append(kind, data)
+
+    def _append(self, kind: str, data: Mapping[str, Any]) -> None:
+        if self._run is not None:
+            account = self._spending()
+            self._run.journal.append(kind, {**data, "account": account, "seconds": self.seconds})
+            self._journalled = account
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        return {**row_of(entry), **self._outcomes.pop((entry.candidate, entry.provisional), {})}
+
+    def _add(self, entry: Entry, row: Mapping[str, Any]) -> None:
+        self.history.add(entry)
+        if isinstance(self._task, Task) and not entry.provisional:
+            pairs = zip(self._task.train, row.get("scores", ()), strict=False)
+            self._scores[entry.candidate] = {example.id: score for example, score in pairs if score is not None}
+
+    def _seen(self, step: int) -> Seen:
+        best = self.history.best()
+        scores = {} if best is None else self._scores.get(best.candidate, {})
+        # What is not the best now never will be, so that only one candidate's scores need be kept.
+        self._scores = {} if best is None else {best.candidate: scores}
+        return Seen(step, self.history.copy(), scores)
+
+    def _spending(self) -> dict[str, Any]:
+        return {name: getattr(self._account, name) for name in _ACCOUNT_FIELDS}
+
+
+def decisions_of(records: Sequence[Record]) -> list[Decision]:
+    """The decisions in a journal, without what is measured on the way."""
+    return [
+        Decision(record.kind, {name: value for name, value in record.data.items() if name not in _MEASURED})
+        for record in records
+        if record.kind in ("proposed", "entry", "step")
+    ]
+
+
+def recorded(directory: Path, subject: Mapping[str, Any]) -> list[Decision]:
+    """The decisions of the run in this directory; raises :class:`ConfigError` if it is not one of this study."""
+    require_subject(directory, subject, "replay it with the same settings")
+    decisions = decisions_of(read_journal(directory))
+    if decisions and decisions[0].kind != "proposed":
+        raise ConfigError(f"{directory} was written by a version that kept no decisions; run the study again")
+    return decisions

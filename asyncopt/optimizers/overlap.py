@@ -1,0 +1,67 @@
+"""What an optimizer with steps says of them: how far they may run into each other, and what happens in each."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from asyncopt.errors import ConfigError
+from asyncopt.optimizers.base import AnyTask
+from asyncopt.optimizers.history import History
+from asyncopt.tasks.task import Task
+
+Proposal: TypeAlias = tuple[str, str]  # the candidate, and how it was made
+Propose: TypeAlias = Callable[[int, int, History], Awaitable[Proposal | None]]
+
+START = -1  # the step of the starting points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """What an optimizer with steps may leave unfinished when it goes on; all of it is off by default.
+
+    The next step begins when at most ``lag`` candidates of earlier steps are unscored; the starting points count, so
+    that the first steps may see an empty history. ``quorum`` is the share of the examples on which a candidate is
+    decided until the late answers come. ``racing`` is the chance, over the whole study, of stopping any candidate that
+    would have reached the best one its proposal saw.
+    """
+
+    lag: int = 0
+    quorum: float | None = None
+    racing: float | None = None
+
+    def check_overlap(self) -> None:
+        """Raise :class:`ConfigError` for settings that mean nothing."""
+        if self.lag < 0:
+            raise ConfigError(f"lag is {self.lag}; it must be at least 0 candidates")
+        if self.quorum is not None and not 0 < self.quorum <= 1:
+            raise ConfigError(f"quorum is {self.quorum}; it must be a share of the examples, such as 0.9")
+        if self.racing is not None and not 0 < self.racing < 1:
+            raise ConfigError(f"racing is {self.racing}; it must be a probability of error, such as 0.05")
+        if self.quorum is not None and self.racing is not None:
+            # A race goes by a fixed order of the examples and asks few at a time; a quorum takes whichever come first.
+            raise ConfigError("quorum and racing are both on; choose one of them")
+
+    def check_examples(self, task: AnyTask) -> None:
+        """Raise :class:`ConfigError` where a task has no examples to be decided on."""
+        if not isinstance(task, Task) and (self.quorum is not None or self.racing is not None):
+            raise ConfigError(f"quorum and racing decide by examples, and {task.name} has none; leave them off")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a search does in its steps: ``samples`` proposals in each, made by ``propose(step, index, seen)``.
+
+    ``solved`` says whether a candidate is the optimum, so that the search ends.
+    """
+
+    steps: int
+    samples: int
+    initial: Sequence[str]
+    propose: Propose
+    solved: Callable[[str], bool]
+
+    def count(self, step: int) -> int:
+        """How many samples the step has."""
+        return len(self.initial) if step == START else self.samples

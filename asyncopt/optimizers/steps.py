@@ -1,0 +1,244 @@
+"""The loop that optimizers with steps share: propose, score, remember; with lag, before the last step has ended.
+
+All decisions (a step's proposals see the history as it is; an entry joins it; a step ends) are made by one coroutine,
+one after the other, whatever the tasks of the candidates do meanwhile. That is what makes a search with lag replayable:
+the journal holds the decisions in their order, and a replay makes each of them when its turn comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field, replace
+
+from asyncopt.errors import AsyncoptError, StudyFailed
+from asyncopt.optimizers.base import Search, Seen, derived_seed
+from asyncopt.optimizers.history import Entry
+from asyncopt.optimizers.overlap import START, Overlap, Plan, Proposal
+from asyncopt.optimizers.script import Decision
+from asyncopt.racing import Floor, alpha_of
+
+
+async def run_steps(search: Search, options: Overlap, plan: Plan) -> None:
+    """Return when every step of the plan is finished and every candidate of it decided, or the optimum is found."""
+    if search.restored is None or not search.restored["solved"]:
+        await _Loop(search, options, plan).run()
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step that has begun and has not ended."""
+
+    number: int
+    seen: Seen
+    floor: Floor | None
+    undecided: int
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Claim:
+    """Whose candidate a text is: among the twins of a step the first sample's, whichever arrived first."""
+
+    step: int
+    index: int
+    source: str
+
+
+class _Loop:
+    def __init__(self, search: Search, options: Overlap, plan: Plan) -> None:
+        self._search = search
+        self._options = options
+        self._plan = plan
+        self._script = search.script
+        self._steps: dict[int, _Step] = {}
+        self._next = START
+        self._ready: list[Entry] = []  # decided, and about to join the history on their own
+        self._claims: dict[str, _Claim] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._solved: int | None = None
+        self._ended = False
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._resume(group)
+                while not self._over():
+                    self._changed.clear()
+                    if not await self._decide(group):
+                        if self._script is not None and self._script.head is not None and not self._tasks:
+                            raise self._script.stuck()
+                        await self._changed.wait()
+                for task in self._tasks:
+                    task.cancel()
+        except* AsyncoptError as failures:
+            raise _first(failures) from None
+
+    def _over(self) -> bool:
+        head = None if self._script is None else self._script.head
+        left = self._steps or self._ready or self._tasks or self._next < self._plan.steps
+        return self._ended or (head is None and not left)
+
+    # -- decisions -----------------------------------------------------------------------------------------------------
+
+    async def _decide(self, group: asyncio.TaskGroup) -> bool:
+        """Make the next decision; False if none can be made before something changes."""
+        head = None if self._script is None else self._script.head
+        if head is not None:
+            return await self._follow(head, group)
+        undecided = sum(step.undecided for step in self._steps.values())
+        earliest = self._steps.get(min(self._steps, default=START))
+        if self._solved is not None:
+            await self._finish(self._steps[self._solved])
+        elif self._ready:
+            self._join(self._ready.pop(0))
+        elif earliest is not None and not earliest.undecided:
+            await self._finish(earliest)
+        elif self._next < self._plan.steps and undecided <= self._options.lag:
+            self._begin(group)
+        else:
+            return False
+        return True
+
+    async def _follow(self, head: Decision, group: asyncio.TaskGroup) -> bool:
+        """Make the recorded decision if its time has come."""
+        if head.kind == "entry":
+            entry = next((entry for entry in self._ready if head.is_of(entry)), None)
+            if entry is None:
+                return False
+            self._ready.remove(entry)
+            self._join(entry)
+        elif head.kind == "proposed":
+            self._begin(group)
+        else:
+            step = self._steps.get(head.data["step"])
+            if step is None or (step.undecided and self._solved != step.number):
+                return False
+            await self._finish(step)
+        return True
+
+    def _begin(self, group: asyncio.TaskGroup) -> None:
+        seen = self._search.begin_step(self._next)
+        self._launch(group, seen, range(self._plan.count(self._next)))
+        self._next += 1
+
+    def _join(self, entry: Entry) -> None:
+        entry = self._credited(entry)
+        self._search.commit(entry)
+        if entry.step != START and self._plan.solved(entry.candidate):
+            self._solved = entry.step
+
+    async def _finish(self, step: _Step) -> None:
+        entries = [self._credited(entry) for entry in step.entries.values()]
+        solved = step.number != START and any(self._plan.solved(entry.candidate) for entry in entries)
+        if step.number == START and all(entry.score is None for entry in entries):
+            raise StudyFailed("not one example could be scored with the initial solutions")
+        joining = [] if self._options.lag else sorted(entries, key=lambda entry: entry.index)
+        del self._steps[step.number]
+        await self._search.finish_step(step.number, joining, {"step": step.number, "solved": solved})
+        self._ended = solved
+
+    # -- candidates ----------------------------------------------------------------------------------------------------
+
+    def _launch(self, group: asyncio.TaskGroup, seen: Seen, indexes: Iterable[int]) -> _Step:
+        step = self._steps[seen.step] = _Step(seen.step, seen, self._floor(seen), 0)
+        for index in indexes:
+            step.undecided += 1
+            self._task(group, self._sample(step, index))
+        return step
+
+    def _task(self, group: asyncio.TaskGroup, coroutine: Coroutine[None, None, None]) -> None:
+        task = group.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
+
+    def _floor(self, seen: Seen) -> Floor | None:
+        """What the step's candidates race against: the best that their proposals saw, whatever came in since."""
+        if self._options.racing is None or seen.step == START or not seen.scores:
+            return None
+        alpha = alpha_of(self._options.racing, self._plan.steps * self._plan.samples)
+        return Floor(seen.scores, alpha, derived_seed(self._search.seed, START, "race"))
+
+    async def _sample(self, step: _Step, index: int) -> None:
+        """One candidate from its proposal to its score."""
+        if step.number == START:
+            proposal: Proposal | None = (self._plan.initial[index], "initial")
+        else:
+            proposal = await self._plan.propose(step.number, index, step.seen.history)
+        if not self._claim(step.number, index, proposal):
+            step.undecided -= 1
+            return
+        assert proposal is not None
+        entry = await self._search.score(
+            proposal[0],
+            step.number,
+            index,
+            proposal[1],
+            floor=step.floor,
+            quorum=self._options.quorum,
+            on_quorum=lambda entry: self._scored(step, entry),
+        )
+        self._scored(step, entry)
+
+    def _claim(self, step: int, index: int, proposal: Proposal | None) -> bool:
+        """Whether the sample is the first with its candidate, so that it is to be scored."""
+        if self._script is not None and not self._script.allows(step, index, proposal and proposal[0]):
+            return False
+        if proposal is None or proposal[0] in self._search.history:
+            return False
+        claim = self._claims.setdefault(proposal[0], _Claim(step, index, proposal[1]))
+        if claim.step == step and index < claim.index:
+            # By sample, not by arrival: the same entry whatever the latencies were.
+            claim.index, claim.source = index, proposal[1]
+            return False
+        return (claim.step, claim.index) == (step, index)
+
+    def _credited(self, entry: Entry) -> Entry:
+        claim = self._claims.get(entry.candidate)
+        return entry if claim is None else replace(entry, index=claim.index, source=claim.source)
+
+    def _scored(self, step: _Step, entry: Entry) -> None:
+        """Take in an entry from a quorum or from all examples; it joins with its step, or alone if that is over."""
+        first = entry.candidate not in step.entries
+        step.undecided -= first
+        recorded = None if self._script is None else self._script.provisional(step.number, entry.index)
+        alone = self._options.lag > 0 or step.number not in self._steps or (recorded is not None and not first)
+        if alone:
+            self._ready.append(entry)
+        if first or not alone:
+            step.entries[entry.candidate] = entry
+        self._changed.set()
+
+    # -- going on ------------------------------------------------------------------------------------------------------
+
+    def _resume(self, group: asyncio.TaskGroup) -> None:
+        """Begin where the journal ends: nothing that has its entry is proposed or scored again."""
+        if self._search.restored is not None:
+            self._next = int(self._search.restored["step"]) + 1
+        entries = self._search.history.entries
+        for entry in entries:
+            if entry.provisional:
+                self._task(group, self._late(entry))
+        for seen in self._search.unfinished:
+            done = {entry.index: entry for entry in entries if entry.step == seen.step}
+            step = self._launch(group, seen, (i for i in range(self._plan.count(seen.step)) if i not in done))
+            step.entries = {entry.candidate: entry for entry in done.values()}
+            self._next = max(self._next, seen.step + 1)
+            if seen.step != START and any(self._plan.solved(candidate) for candidate in step.entries):
+                self._solved = seen.step
+
+    async def _late(self, entry: Entry) -> None:
+        """The complete entry of a candidate that a quorum decided before the study was interrupted."""
+        self._ready.append(await self._search.score(entry.candidate, entry.step, entry.index, entry.source))
+
+
+def _first(failures: BaseExceptionGroup[AsyncoptError]) -> AsyncoptError:
+    """The first error in a group of groups."""
+    for failure in failures.exceptions:
+        return _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
+    raise AssertionError("an exception group is never empty")
