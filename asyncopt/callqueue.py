@@ -28,6 +28,11 @@ class CallQueue:
     def __len__(self) -> int:
         return len(self._heap) - self._stale + len(self._later)
 
+    @property
+    def ready(self) -> bool:
+        """Whether a call waits for anything but the time of its retry."""
+        return len(self._heap) > self._stale
+
     def push(self, call: Call) -> None:
         """Put a call into its turn; one that has been here before gets its old place back."""
         if call.order < 0:

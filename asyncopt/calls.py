@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+from typing import TypeAlias
 
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import AsyncoptError
@@ -20,31 +22,57 @@ class State(Enum):
     DONE = 3
 
 
+Permits: TypeAlias = tuple[float, float, float, float]
+_NO_MARKS: Permits = (0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a dispatcher has done since its start."""
+
+    attempts: int = 0
+    throttled: int = 0
+    failed_attempts: int = 0
+    completed: int = 0
+    hedges: int = 0
+
+
 class Call:
-    """One request on its way, with everybody who waits for its answer."""
+    """One request on its way, with everybody who waits for its answer.
+
+    ``permits`` is what it takes of each dimension of a quota: one request, and tokens in all, in and out; ``marks``
+    what had been spent of each when it started, ``episode`` the gate's then. ``hedge`` is the share of calls that may
+    be asked twice.
+    """
 
     __slots__ = (
         "_on_abandoned",
         "_on_done",
         "attempts",
+        "episode",
         "expired",
         "failures",
         "first_at",
+        "first_piece_at",
+        "hedge",
         "key",
+        "marks",
         "model",
         "order",
         "payer",
+        "permits",
         "previous",
         "price",
         "priority",
         "queued_at",
         "request",
+        "rival",
         "started_at",
         "state",
         "timeout",
-        "tokens",
         "usd",
         "waiters",
+        "winner",
     )
 
     def __init__(
@@ -53,9 +81,10 @@ class Call:
         model: str,
         request: Generate,
         priority: Priority,
-        tokens: float,
+        expected: tuple[float, float],
         price: Price | None,
         timeout: float,
+        hedge: float,
         on_done: Callable[[Call, Answer | AsyncoptError], None],
         on_abandoned: Callable[[Call], None],
     ) -> None:
@@ -63,19 +92,31 @@ class Call:
         self.model = model
         self.request = request
         self.priority = priority
-        self.tokens = tokens
+        sent, received = expected
+        self.permits = (1.0, sent + received, sent, received)
         self.price = price
+        self.usd = 0.0 if price is None else price.of(Usage(round(sent), round(received)))
         self.timeout = timeout
+        self.hedge = hedge
         self._on_done = on_done
         self._on_abandoned = on_abandoned
-        self.usd = 0.0 if price is None else price.of(_expected(tokens, request))
         self.waiters: list[Waiter] = []
         self.payer: Account | None = None
         self.state = State.QUEUED
         self.attempts = self.failures = 0
         self.order = -1
+        self.episode = 0
         self.previous = self.queued_at = self.first_at = self.started_at = 0.0
+        self.marks = _NO_MARKS
         self.expired = False
+        self.first_piece_at: float | None = None
+        self.rival: asyncio.Task[None] | None = None
+        self.winner: Completion | None = None
+
+    @property
+    def tokens(self) -> float:
+        """Tokens that are set aside for it, in and out."""
+        return self.permits[1]
 
     def leave(self, waiter: Waiter) -> None:
         """Take out somebody who does not wait any more; without any, the call is withdrawn."""
@@ -104,19 +145,3 @@ class Waiter(asyncio.Future[Completion]):
             self.call = None
             call.leave(self)
         return cancelled
-
-
-def _expected(tokens: float, request: Generate) -> Usage:
-    output = min(request.sampling.max_tokens or int(tokens), int(tokens))
-    return Usage(max(int(tokens) - output, 0), output, estimated=True)
-
-
-def counted_tokens(call: Call, text: str) -> tuple[int, int]:
-    """Our own count of input and output tokens, where the server gives none: four bytes a token."""
-    return prompt_tokens(call.request), -(-len(text.encode("utf-8", "replace")) // 4)
-
-
-def prompt_tokens(request: Generate) -> int:
-    """About how many tokens the prompt has: four bytes a token, and four tokens a message for the template."""
-    size = sum(len(message.content.encode("utf-8", "replace")) for message in request.prompt)
-    return -(-size // 4) + 4 * len(request.prompt)

@@ -1,70 +1,60 @@
 """When a call may start: the one queue, the one place that takes permits and slots, and the only retry loop.
 
-Order of admission: budget, then the gate, then a slot, then permits of every meter together, first come first served
+Order of admission: budget, then the gate, then a slot, then permits of every lane together, first come first served
 within a priority. Nothing holds a slot or a permit while it waits: a retry goes back into the queue with its age.
 
 No task, timer or lock a call: a few long-lived workers make the attempts, one pump hands out what must wait, and one
-sweep looks at all deadlines. A worker that comes free takes the next call itself; the pump runs only when that fails.
+ticking timer looks at all deadlines. A worker that comes free takes the next call itself; the pump runs only when that
+fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
-from random import Random
 
 from asyncopt.callqueue import CallQueue
-from asyncopt.calls import Call, State, counted_tokens
+from asyncopt.calls import Call, Counts, State
+from asyncopt.control import Control
 from asyncopt.endpoints.protocol import Answer, Endpoint
 from asyncopt.errors import AsyncoptError, BudgetExhausted
 from asyncopt.events import AttemptFailed, CallEnded, Events
+from asyncopt.hedging import Hedging
 from asyncopt.limits import backoff
-from asyncopt.limits.gate import Gate
-from asyncopt.limits.meter import Meter
-from asyncopt.limits.slots import Slots
+from asyncopt.limits.estimate import TokenEstimate
+from asyncopt.ticker import Ticker
 from asyncopt.values import Completion, Fault, FaultKind, Quota, Usage
 
-SWEEP_SECONDS = 0.5
 TICK_SECONDS = 0.001
 _CLOSED = "the engine was closed before this call had its answer"
 _NO_USAGE = Usage()
 _TERMINAL = frozenset({FaultKind.QUOTA, FaultKind.QUOTA_DAILY, FaultKind.FATAL_CONFIG})
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a dispatcher has done since its start."""
-
-    attempts: int = 0
-    throttled: int = 0
-    failed_attempts: int = 0
-    completed: int = 0
+_LEARN_ALL, _LEARN_EVERY = 64, 16  # answers: a model's tokens a byte are learned from the first, then from some
 
 
 class Dispatcher:
     """Decides when a request may start. The only caller of the meters; the only retry loop."""
 
-    def __init__(self, endpoint: Endpoint, quota: Quota, events: Events) -> None:
+    def __init__(self, endpoint: Endpoint, scope: str, quota: Quota, events: Events) -> None:
         self.endpoint = endpoint
         self.quota = quota
         self.counts = Counts()
-        self.slots = Slots(quota.concurrency)
-        self._events = events
-        self._gate = Gate()
-        self._requests = None if quota.requests_per_minute is None else Meter(quota.requests_per_minute / 60)
-        self._tokens = None if quota.tokens_per_minute is None else Meter(quota.tokens_per_minute / 60)
+        self.control = Control(scope, quota, events)
+        self.estimates: dict[str, TokenEstimate] = {}
+        self.in_flight_calls: dict[asyncio.Task[None], Call] = {}
+        self.events = events
+        self.slots = self.control.slots
+        self._lanes = self.control.lanes
+        self._gate = self.control.gate
         self._loop = asyncio.get_running_loop()
-        # Jitter decides no result; seeding it keeps simulated runs the same from one day to the next.
-        self._rng = Random(f"{endpoint.identity}:backoff")
         self._queue = CallQueue(self._loop, due=self._start_next)
         self._idle: deque[asyncio.Future[Call]] = deque()
-        self._in_flight: dict[asyncio.Task[None], Call] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._wake: asyncio.Future[None] | None = None
         self._poked = False
         self._pump: asyncio.Task[None] | None = None
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._hedging = Hedging(self, self._loop)
+        self.ticker = Ticker(self, self._hedging, self._loop)
         self._dead: Fault | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -74,7 +64,11 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        return len(self._in_flight)
+        return len(self.in_flight_calls)
+
+    def estimate(self, model: str) -> TokenEstimate:
+        """What is known of this model's tokens."""
+        return self.estimates.setdefault(model, TokenEstimate())
 
     # -- from the model ------------------------------------------------------------------------------------------------
 
@@ -89,19 +83,21 @@ class Dispatcher:
 
     def _start_next(self) -> None:
         """Start the head of the queue at once if it may, without a detour over the pump."""
+        if self.ticker.resting:
+            self.ticker.wake()
         call = self._take()
         if call is not None:
             self._hand_over(call)
         elif self.slots.free:  # else a worker that comes free takes it
             if self._pump is None:
                 self._pump = self._loop.create_task(self._run_pump(), name="asyncopt-pump")
-            self._poke()
+            self.poke()
 
     def withdraw(self, call: Call) -> None:
         """Take back a call that has not started; one in flight is paid for and goes on, and its answer is kept."""
         if call.state is State.QUEUED:
             self._queue.withdraw(call)
-            self._poke()
+            self.poke()
 
     # -- admission -----------------------------------------------------------------------------------------------------
 
@@ -128,29 +124,32 @@ class Dispatcher:
 
     def _take(self) -> Call | None:
         """The next call, started on the books, if one may start this instant."""
-        if not self.slots.free or self._gate.wait(self._loop.time()) > 0:
+        slots = self.slots
+        if slots.in_use >= slots.limit or (self._gate.closed and self._gate.wait(self._loop.time()) > 0):
             return None
         call = self._head()
         if call is None:
             return None
-        requests, tokens = self._requests, self._tokens
-        if requests is not None and not requests.covers(1.0):
-            return None
-        if tokens is not None and not tokens.covers(call.tokens):
+        # The probe behind a closed gate has waited long enough; what it takes is owed by those who follow.
+        if not self._gate.closed and self._lanes.short(call.permits) is not None:
             return None
         self._queue.pop()
-        if requests is not None:
-            requests.spend(1.0)
-        if tokens is not None:
-            tokens.spend(call.tokens)
-        assert call.payer is not None
-        call.payer.reserve(call.tokens, call.usd)
-        self.slots.take()
+        self.book(call)
         self._gate.started()
+        call.marks, call.episode = self._lanes.marks(), self._gate.episode
         call.state = State.IN_FLIGHT
         return call
 
-    def _poke(self) -> None:
+    def book(self, call: Call) -> None:
+        """Put one attempt of the call on the books: permits, a slot, and its payer's account."""
+        assert call.payer is not None
+        self._lanes.spend(call.permits)
+        call.payer.reserve(call.permits[1], call.usd)
+        self.slots.take()
+        self.counts.attempts += 1
+
+    def poke(self) -> None:
+        """Something has changed that may let a call start."""
         self._poked = True
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
@@ -170,18 +169,13 @@ class Dispatcher:
             return False
         call = self._head()
         if call is None:
-            self._forget_credit()
+            self._lanes.forget_credit()
             return False
-        if self._requests is not None and not self._requests.covers(1.0):
-            await self._requests.take_chunk(1.0)
-        elif self._tokens is not None and not self._tokens.covers(call.tokens):
-            await self._tokens.take_chunk(call.tokens)
+        short = self._lanes.short(call.permits)
+        if short is not None:
+            meter, amount = short
+            await meter.take_chunk(amount)
         return True
-
-    def _forget_credit(self) -> None:
-        for meter in (self._requests, self._tokens):
-            if meter is not None:
-                meter.forget_credit()
 
     async def _wait_for_change(self) -> None:
         if self._poked:
@@ -189,13 +183,22 @@ class Dispatcher:
         self._wake = self._loop.create_future()
         wait = self._gate.wait(self._loop.time())
         # Rounded up: a wait below the clock's tick would end before the gate opens, and the pump would spin.
-        timer = self._loop.call_later(max(wait, TICK_SECONDS), self._poke) if 0 < wait < float("inf") else None
+        timer = self._loop.call_later(max(wait, TICK_SECONDS), self.poke) if 0 < wait < float("inf") else None
         try:
             await self._wake
         finally:
             self._wake = None
             if timer is not None:
                 timer.cancel()
+
+    def limiting(self) -> str:
+        """Why not more calls are in flight: concurrency, pause, quota, proposals, or tail."""
+        if not self.slots.free:
+            return "concurrency"
+        if not len(self._queue):
+            waits = all(call.priority > 0 for call in self.in_flight_calls.values())
+            return "tail" if self.in_flight_calls and waits else "proposals"
+        return "pause" if self._gate.closed or not self._queue.ready else "quota"
 
     # -- attempts ------------------------------------------------------------------------------------------------------
 
@@ -225,17 +228,19 @@ class Dispatcher:
                 self._start_next()
 
     async def _attempt(self, me: asyncio.Task[None], call: Call) -> Answer:
-        call.started_at = self._loop.time()
+        call.started_at = now = self._loop.time()
         if not call.attempts:
-            call.first_at = call.started_at
+            call.first_at = now
         call.attempts += 1
-        self.counts.attempts += 1
-        self._in_flight[me] = call
-        if self._sweeper is None:
-            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        self.in_flight_calls[me] = call
         try:
+            if call.hedge:
+                return await self._hedging.send(call)
             return await self.endpoint.send(call.model, call.request)
         except asyncio.CancelledError:
+            if call.winner is not None:
+                me.uncancel()
+                return call.winner
             if not call.expired:
                 raise
             call.expired = False
@@ -244,55 +249,52 @@ class Dispatcher:
         except Exception as error:  # an endpoint never raises; one that does must not take its worker along
             return Fault(FaultKind.BAD_REQUEST, f"the endpoint raised {type(error).__name__}, which is a defect of it")
         finally:
-            del self._in_flight[me]
-
-    def _sweep(self) -> None:
-        """End the attempts that are over their time; one look at all of them costs less than a timer for each."""
-        self._sweeper = None
-        now = self._loop.time()
-        for worker, call in self._in_flight.items():
-            if now - call.started_at > call.timeout and not call.expired:
-                call.expired = True
-                worker.cancel()
-        if self._in_flight:
-            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+            del self.in_flight_calls[me]
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _ended(self, call: Call, answer: Answer) -> None:
         self.slots.release()
-        if self._drained is not None and not self._in_flight and not self._drained.done():
+        if call.rival is not None:
+            self._hedging.ended(call)
+        if self._drained is not None and not self.in_flight_calls and not self._drained.done():
             self._drained.set_result(None)
+        now = self._loop.time()
+        if answer.limits is not None:
+            self.control.heard(answer.limits, call, now)
         if isinstance(answer, Completion):
-            answer = self._completed(call, answer)
+            answer = self._completed(call, answer, now)
             self._conclude(call, answer, "completed", answer.usage)
         else:
-            self._failed(call, answer)
+            self._failed(call, answer, now)
 
-    def _completed(self, call: Call, answer: Completion) -> Completion:
-        self.counts.completed += 1
-        self._gate.answered(call.started_at)
+    def _completed(self, call: Call, answer: Completion, now: float) -> Completion:
+        counts = self.counts
+        counts.completed += 1
+        self.control.served(call, now)
         if answer.usage.estimated:
-            usage = Usage(*counted_tokens(call, answer.text), estimated=True)
+            usage = self.estimate(call.model).counted(call.request, answer.text)
             answer = Completion(answer.text, answer.finish, usage, answer.token_logprobs, answer.served_model)
+        elif counts.completed < _LEARN_ALL or not counts.completed % _LEARN_EVERY:
+            self.estimate(call.model).learn(call.request, answer.usage)
         self._settle(call, answer.usage)
         return answer
 
     def _settle(self, call: Call, usage: Usage) -> None:
-        if self._tokens is not None:
-            self._tokens.settle(call.tokens, usage.total_tokens)
         assert call.payer is not None
+        if self._lanes.paced:
+            sent, received = usage.input_tokens, usage.output_tokens
+            self._lanes.settle(call.permits, (1.0, sent + received, sent, received))
         paid = 0.0 if call.price is None else call.price.of(usage)
-        call.payer.settle(call.tokens, call.usd, usage, paid)
+        call.payer.settle(call.permits[1], call.usd, usage, paid)
 
-    def _failed(self, call: Call, fault: Fault) -> None:
-        now = self._loop.time()
+    def _failed(self, call: Call, fault: Fault, now: float) -> None:
         assert call.payer is not None
         if fault.usage is not None:
             self._settle(call, fault.usage)
         else:
             # The provider may have charged the tokens of a refused call against its quota, so the meter keeps them.
-            call.payer.settle(call.tokens, call.usd, _NO_USAGE, 0.0)
+            call.payer.settle(call.permits[1], call.usd, _NO_USAGE, 0.0)
         self.counts.failed_attempts += 1
         if fault.kind in _TERMINAL:
             self._die(call, fault)
@@ -309,17 +311,15 @@ class Dispatcher:
         self._retry(call, wait)
 
     def _pause(self, call: Call, fault: Fault, now: float) -> float:
-        """Tell the gate, and find how long this call waits before it queues again."""
+        """Tell the controls, and find how long this call waits before it queues again."""
         if fault.kind in backoff.THROTTLED:
             self.counts.throttled += 1
-            known = fault.retry_after is None and not self._gate.new_episode(call.started_at)
-            wait = 0.0 if known else backoff.delay(fault, self._gate.previous, self._rng)
-            self._gate.refused(now, wait, call.started_at)
+            self.control.refused(call, fault, now, self.in_flight_calls.values())
             return 0.0  # the gate holds it; in the queue it keeps its age
-        call.failures += 1
-        self._gate.failed(call.started_at)
-        call.previous = backoff.delay(fault, call.previous, self._rng)
-        return call.previous
+        if fault.kind in backoff.ANSWERED and not fault.retry:
+            self.control.served(call, now)  # the server works, and has said what it thinks of this request
+            return 0.0
+        return self.control.failed(call, fault, now, self.counts.attempts)
 
     def _retry(self, call: Call, wait: float) -> None:
         call.state = State.QUEUED
@@ -338,14 +338,14 @@ class Dispatcher:
             other.finish(fault)
 
     def _report(self, call: Call, fault: Fault, wait: float | None) -> None:
-        if self._events:
-            self._events.emit(AttemptFailed(call.model, fault.kind.value, fault.detail, wait))
+        if self.events:
+            self.events.emit(AttemptFailed(call.model, fault.kind.value, fault.detail, wait))
 
     def _conclude(self, call: Call, answer: Answer, outcome: str, usage: Usage) -> None:
-        if self._events:
+        if self.events:
             now = self._loop.time()
             queued, service = call.started_at - call.queued_at, now - call.started_at
-            self._events.emit(
+            self.events.emit(
                 CallEnded(call.model, outcome, call.attempts, queued, service, usage.input_tokens, usage.output_tokens)
             )
         call.finish(answer)
@@ -364,16 +364,15 @@ class Dispatcher:
             await self._stop()
 
     async def _drain(self, grace: float) -> None:
-        if not self._in_flight or grace <= 0:
+        if not self.in_flight_calls or grace <= 0:
             return
         self._drained = self._loop.create_future()
         await asyncio.wait([self._drained], timeout=grace)
 
     async def _stop(self) -> None:
-        calls = list(self._in_flight.values())
-        tasks = [*self._workers, *([self._pump] if self._pump else [])]
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        calls = list(self.in_flight_calls.values())
+        tasks = [*self._workers, *([self._pump] if self._pump else []), *self._hedging.tasks]
+        self.ticker.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -10,14 +11,16 @@ from typing import Self
 
 from asyncopt.cache import Cache, SqliteCache
 from asyncopt.cache.memory import Recent, pack, unpack
-from asyncopt.calls import Call, State, Waiter, prompt_tokens
+from asyncopt.calls import Call, State, Waiter
 from asyncopt.dispatch import Dispatcher
 from asyncopt.endpoints.http import HttpEndpoint
 from asyncopt.endpoints.protocol import Answer, Endpoint
+from asyncopt.endpoints.providers import provider
 from asyncopt.errors import AsyncoptError, ConfigError, error_of
-from asyncopt.events import CacheDegraded, Events, Observer
+from asyncopt.events import CacheDegraded, Events, Note, Observer
 from asyncopt.identity import RequestKeys
 from asyncopt.limits.budget import Account
+from asyncopt.limits.descriptors import most_sockets
 from asyncopt.values import (
     DEFAULT_SAMPLING,
     Capabilities,
@@ -31,9 +34,10 @@ from asyncopt.values import (
     Sampling,
 )
 
-OPENAI_URL = "https://api.openai.com/v1"
+_log = logging.getLogger("asyncopt")
+
 CALL_SECONDS = 600.0
-_UNSTATED_OUTPUT = 512  # tokens expected of an answer whose length is not limited
+_MOST_HEDGED = 0.1
 _NO_QUOTA = Quota()
 
 
@@ -100,21 +104,26 @@ class Engine:
         sampling: Sampling = DEFAULT_SAMPLING,
         price: Price | None = None,
         timeout: float = CALL_SECONDS,
+        hedge: float = 0.0,
     ) -> Model:
-        """A handle on the model ``name``: ``openai/NAME``, or any name that the server at ``base_url`` knows.
+        """A handle on the model ``name``: ``openai/NAME``, ``anthropic/NAME``, ... or a name known at ``base_url``.
 
         ``sampling`` is what :meth:`Model.generate` uses when it is given none; ``timeout`` is in seconds and for one
         attempt; without a ``price`` no budget in dollars can be kept. An ``endpoint`` of your own takes the place of
-        ``base_url`` and ``api_key``.
+        ``base_url`` and ``api_key``. ``hedge`` is the share of calls, such as 0.02, that may be asked a second time
+        when their answer does not begin; they are then all streamed.
         """
         self._require_open()
-        served = name.removeprefix("openai/")
-        if not served:
-            raise ConfigError(f"the model name is {name!r}; wanted openai/NAME, or NAME with a base URL")
+        if not 0 <= hedge <= _MOST_HEDGED:
+            raise ConfigError(f"hedge is {hedge}; it is the share of calls asked twice, from 0 to {_MOST_HEDGED}")
         if endpoint is None:
-            endpoint = self._http_endpoint(name, base_url, api_key)
+            served, endpoint = self._http_endpoint(name, base_url, api_key)
+        else:
+            served = provider(name, "http://localhost", None).model
+        if hedge and not endpoint.supports.stream:
+            raise ConfigError(f"hedging needs streamed answers, which the endpoint of {name} does not give")
         dispatcher = self._dispatcher(endpoint, quota.scope or served, quota)
-        return Model(self, dispatcher, name, served, sampling, price, timeout, Account())
+        return Model(self, dispatcher, name, served, sampling, price, timeout, hedge, Account())
 
     def _require_open(self) -> None:
         if self._loop is None or self._closed:
@@ -122,27 +131,33 @@ class Engine:
         if asyncio.get_running_loop() is not self._loop:
             raise AsyncoptError("the engine belongs to another event loop; make one in each loop")
 
-    def _http_endpoint(self, name: str, base_url: str | None, api_key: str | None) -> Endpoint:
-        if base_url is None:
-            if not name.startswith("openai/"):
-                raise ConfigError(f"nothing is known of the model {name!r}; say openai/NAME, or give its base_url")
-            if api_key is None:
-                raise ConfigError(f"{name} needs an API key; pass api_key=os.environ['OPENAI_API_KEY']")
-            base_url = OPENAI_URL
-        fresh = HttpEndpoint(base_url, api_key)
-        return self._endpoints.setdefault((fresh.identity, fresh.account), fresh)
+    def _http_endpoint(self, name: str, base_url: str | None, api_key: str | None) -> tuple[str, Endpoint]:
+        found = provider(name, base_url, api_key)
+        fresh = HttpEndpoint(found.base_url, api_key, codec=found.codec, supports=found.capabilities)
+        # Two formats at one address are two endpoints, and so are two accounts.
+        key = (fresh.identity, f"{type(found.codec).__name__}:{fresh.account}")
+        return found.model, self._endpoints.setdefault(key, fresh)
 
     def _dispatcher(self, endpoint: Endpoint, scope: str, quota: Quota) -> Dispatcher:
         key = (endpoint.identity, endpoint.account, scope)
         dispatcher = self._dispatchers.get(key)
         if dispatcher is None:
-            dispatcher = self._dispatchers[key] = Dispatcher(endpoint, quota, self.events)
+            dispatcher = self._dispatchers[key] = Dispatcher(endpoint, scope, quota, self.events)
+            self._clamp(dispatcher)
         elif quota not in (_NO_QUOTA, dispatcher.quota):
             raise ConfigError(
                 f"{scope} at {endpoint.identity} has the quota {dispatcher.quota} and is given {quota}; "
                 "state one of them, or different scopes"
             )
         return dispatcher
+
+    def _clamp(self, dispatcher: Dispatcher) -> None:
+        """Keep within the process's limit of open files, and say so: a socket is needed for each call in flight."""
+        most = most_sockets() if isinstance(dispatcher.endpoint, HttpEndpoint) else None
+        if most is not None and dispatcher.slots.clamp(most):
+            message = f"at most {most} calls are in flight: the limit of open files allows no more (raise ulimit -n)"
+            _log.warning("%s", message)
+            self.events.emit(Note(message))
 
     @property
     def dispatchers(self) -> tuple[Dispatcher, ...]:
@@ -216,6 +231,7 @@ class Model:
         sampling: Sampling,
         price: Price | None,
         timeout: float,
+        hedge: float,
         account: Account,
     ) -> None:
         self.name = name
@@ -226,6 +242,8 @@ class Model:
         self._dispatcher = dispatcher
         self._served = served
         self._timeout = timeout
+        self._hedge = hedge
+        self._estimate = dispatcher.estimate(served)
         self._loop = asyncio.get_running_loop()
         self._keys = RequestKeys(dispatcher.endpoint.identity, served)
 
@@ -248,7 +266,15 @@ class Model:
     def charged_to(self, account: Account) -> Model:
         """The same model, with its calls counted on this account."""
         return Model(
-            self._engine, self._dispatcher, self.name, self._served, self.sampling, self.price, self._timeout, account
+            self._engine,
+            self._dispatcher,
+            self.name,
+            self._served,
+            self.sampling,
+            self.price,
+            self._timeout,
+            self._hedge,
+            account,
         )
 
     def submit(self, request: Generate, *, priority: Priority = Priority.SCORE) -> asyncio.Future[Completion]:
@@ -286,9 +312,17 @@ class Model:
         return await self.submit(Generate.of(prompt, self.sampling if sampling is None else sampling))
 
     def _call(self, key: bytes, request: Generate, priority: Priority) -> Call:
-        tokens = prompt_tokens(request) + (request.sampling.max_tokens or _UNSTATED_OUTPUT)
         return Call(
-            key, self._served, request, priority, tokens, self.price, self._timeout, self._done, self._abandoned
+            key,
+            self._served,
+            request,
+            priority,
+            self._estimate.of(request),
+            self.price,
+            self._timeout,
+            self._hedge,
+            self._done,
+            self._abandoned,
         )
 
     def _abandoned(self, call: Call) -> None:

@@ -282,7 +282,7 @@ def test_a_429_holds_everybody_until_its_time_then_sends_one_probe() -> None:
     run_virtual(main)
     probe = endpoint.started[10]
     assert 7.5 <= probe <= 0.5 + 7.0 * 1.1
-    assert endpoint.started[11] == probe + 0.5
+    assert probe + 0.5 <= endpoint.started[11] <= probe + 0.7  # at the pace of the rate that the refusal has taught
     assert len(endpoint.started) == 60
     assert sum(isinstance(event, AttemptFailed) for event in watcher.events) == 10
     assert sum(isinstance(event, CallEnded) for event in watcher.events) == 50

@@ -79,14 +79,14 @@ def test_the_savings_of_a_withdrawn_request_do_not_leave_as_a_burst() -> None:
 def test_the_gate_waits_then_lets_one_probe_through_then_all() -> None:
     gate = Gate()
     assert gate.wait(0) == 0
-    gate.refused(now=1, wait=5, started=0)
+    assert gate.close(now=1, wait=5, episode=0)
     assert gate.wait(2) == 4
     assert gate.wait(6) == 0
     gate.started()
     assert gate.wait(6) == float("inf")
-    gate.answered(started=0.5)  # a call from before the refusal proves nothing
+    gate.answered(episode=0)  # a call from before the refusal proves nothing
     assert gate.wait(6) == float("inf")
-    gate.answered(started=6)
+    gate.answered(episode=1)
     assert gate.wait(6) == 0
     gate.started()
     assert gate.wait(6) == 0
@@ -94,19 +94,18 @@ def test_the_gate_waits_then_lets_one_probe_through_then_all() -> None:
 
 def test_refusals_of_one_episode_count_once_but_the_longest_wait_holds() -> None:
     gate = Gate()
-    gate.refused(now=1, wait=5, started=0)
-    assert not gate.new_episode(started=0.9)
-    gate.refused(now=2, wait=7, started=0.9)
+    gate.close(now=1, wait=5, episode=0)
+    assert not gate.close(now=2, wait=7, episode=0)
     assert gate.wait(2) == 7
     assert gate.previous == 5
-    assert gate.new_episode(started=9)
+    assert gate.episode == 1
 
 
 def test_a_probe_that_fails_otherwise_gives_its_turn_to_the_next() -> None:
     gate = Gate()
-    gate.refused(now=0, wait=1, started=0)
+    gate.close(now=0, wait=1, episode=0)
     gate.started()
-    gate.failed(started=1)
+    gate.failed(episode=1)
     assert gate.wait(1) == 0
 
 

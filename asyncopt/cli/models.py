@@ -10,12 +10,11 @@ from pathlib import Path
 
 from asyncopt.config import Config, ModelConfig
 from asyncopt.endpoints.http import HttpEndpoint, stated_identity
-from asyncopt.engine import OPENAI_URL, Engine, Model
+from asyncopt.endpoints.providers import key_variable, provider
+from asyncopt.engine import Engine, Model
 from asyncopt.errors import ConfigError
 from asyncopt.local import KEEPALIVE_SECONDS, LocalServer, is_local
 from asyncopt.values import Price
-
-KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 def roles(config: Config) -> dict[str, ModelConfig]:
@@ -30,16 +29,12 @@ def check_model(wanted: ModelConfig) -> None:
         if wanted.model != "local" and not Path(wanted.model).is_file():
             raise ConfigError(f"there is no model file {wanted.model}; give the path of a GGUF file, or say local")
         return
-    if wanted.base_url is None and not wanted.model.startswith("openai/"):
-        raise ConfigError(
-            f"nothing is known of the model {wanted.model!r}; say local, openai/NAME, or give its --base-url"
-        )
-    HttpEndpoint(wanted.base_url or OPENAI_URL, key_of(wanted))
+    _endpoint_of(wanted)
 
 
 def key_of(wanted: ModelConfig) -> str | None:
     """The API key in the environment; None where a server of the user's own needs none."""
-    name = wanted.api_key_env or KEY_VARIABLE
+    name = wanted.api_key_env or key_variable(wanted.model)
     key = os.environ.get(name)
     if not key and (wanted.base_url is None or wanted.api_key_env is not None):
         raise ConfigError(
@@ -73,7 +68,9 @@ async def open_models(config: Config, engine: Engine, servers: Mapping[str, Loca
             price = price or Price()
         else:
             endpoint = await _remote_endpoint(wanted)
-        models[role] = engine.model(wanted.model, endpoint=endpoint, quota=quota, price=price, timeout=wanted.timeout)
+        models[role] = engine.model(
+            wanted.model, endpoint=endpoint, quota=quota, price=price, timeout=wanted.timeout, hedge=wanted.hedge
+        )
     return models
 
 
@@ -87,6 +84,13 @@ def _local_endpoint(server: LocalServer) -> HttpEndpoint:
     )
 
 
+def _endpoint_of(wanted: ModelConfig, identity: str | None = None) -> HttpEndpoint:
+    provider(wanted.model, wanted.base_url, "unset")  # a name that means nothing is said before a missing key
+    key = key_of(wanted)
+    found = provider(wanted.model, wanted.base_url, key)
+    return HttpEndpoint(found.base_url, key, codec=found.codec, supports=found.capabilities, identity=identity)
+
+
 async def _remote_endpoint(wanted: ModelConfig) -> HttpEndpoint:
-    base_url, key = wanted.base_url or OPENAI_URL, key_of(wanted)
-    return HttpEndpoint(base_url, key, identity=await stated_identity(base_url, key))
+    plain = _endpoint_of(wanted)
+    return _endpoint_of(wanted, await stated_identity(plain.base_url, key_of(wanted)))

@@ -30,7 +30,11 @@ TRANSIENT = Curve(0.5, 20.0)
 THROTTLE = Curve(1.0, 60.0)
 
 THROTTLED = frozenset({FaultKind.RATE_LIMITED, FaultKind.RAMP})
-_PASSING = frozenset({FaultKind.TRANSIENT, FaultKind.AMBIGUOUS})
+PASSING = frozenset({FaultKind.TRANSIENT, FaultKind.AMBIGUOUS})
+
+
+# The server works, and has said what it thinks of this one request.
+ANSWERED = frozenset({FaultKind.REFUSED, FaultKind.TRUNCATED, FaultKind.TOO_LARGE, FaultKind.BAD_REQUEST})
 
 
 def retries(fault: Fault, failures: int, elapsed: float) -> bool:
@@ -41,7 +45,7 @@ def retries(fault: Fault, failures: int, elapsed: float) -> bool:
         return True
     if fault.retry is not None:
         return fault.retry and failures < MAX_ATTEMPTS
-    if fault.kind in _PASSING:
+    if fault.kind in PASSING:
         return failures < MAX_ATTEMPTS
     return fault.kind is FaultKind.MALFORMED and failures < MAX_MALFORMED
 

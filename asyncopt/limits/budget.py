@@ -30,12 +30,23 @@ UNLIMITED = Budget()
 class Account:
     """The spending of one study across all its models; calls are reserved before they start, and settled after."""
 
-    __slots__ = ("_reserved_tokens", "_reserved_usd", "budget", "calls", "hits", "input_tokens", "output_tokens", "usd")
+    __slots__ = (
+        "_reserved_tokens",
+        "_reserved_usd",
+        "budget",
+        "calls",
+        "hedges",
+        "hits",
+        "input_tokens",
+        "output_tokens",
+        "usd",
+    )
 
     def __init__(self, budget: Budget = UNLIMITED) -> None:
         self.budget = budget
         self.calls = 0
         self.hits = 0
+        self.hedges = 0  # of the calls, those that asked for an answer a second time
         self.input_tokens = 0
         self.output_tokens = 0
         self.usd = 0.0

@@ -15,18 +15,33 @@ SMALLEST_BUCKET = 2.0
 _EPSILON = (
     1e-9  # the bucket is larger by this much, or rounding leaves it short of a permit for ever on a virtual clock
 )
+_DEEPEST_DEBT = 0.5  # seconds of rate: what a server's headers may hold us back at once
 
 
 class Meter:
     """One dimension of a quota: ``rate`` permits a second, with a burst of 0.1 s of rate, never under two permits."""
 
-    __slots__ = ("_bucket", "_limiter", "credit", "rate")
+    __slots__ = ("_bucket", "_full", "_limiter", "credit", "rate")
 
     def __init__(self, rate: float) -> None:
-        self.rate = rate
         self.credit = 0.0
+        self._fill(rate)
+        self._full = False
+
+    def _fill(self, rate: float) -> None:
+        self.rate = rate
         self._bucket = max(SMALLEST_BUCKET, BUCKET_SECONDS * rate)
         self._limiter = AsyncLimiter(self._bucket * (1 + _EPSILON), self._bucket / rate)
+        self._full = True  # it would give its whole bucket away at once, and nobody is to have that
+
+    def change(self, rate: float) -> None:
+        """Go on at another rate, with an empty bucket: a change is no reason for a burst."""
+        self._fill(rate)
+
+    def drain(self) -> None:
+        """Go on at the same rate, without what has gathered while nothing was let through."""
+        self._fill(self.rate)
+        self.credit = min(self.credit, 0.0)
 
     def covers(self, amount: float) -> bool:
         """Whether the permits in hand are enough for this amount."""
@@ -40,12 +55,20 @@ class Meter:
         """Correct a reservation by what was really used: the rest comes back, overuse becomes debt."""
         self.credit += reserved - used
 
+    def hold_to(self, level: float) -> None:
+        """Keep no more credit than the server says is left."""
+        if level < self.credit:
+            self.credit = min(self.credit, max(level, -_DEEPEST_DEBT * self.rate))
+
     async def take_chunk(self, amount: float) -> None:
         """Wait for one chunk of permits towards ``amount``, and keep it as credit.
 
         One chunk, not all of it: the dispatcher looks at its queue again between chunks, so a withdrawn or overtaken
         large request holds nobody up.
         """
+        if self._full:
+            self._full = False
+            await self._limiter.acquire(self._bucket)
         missing = max(amount - self.credit, 0.0)
         chunk = min(max(missing, CHUNK_SECONDS * self.rate), self._bucket)
         await self._limiter.acquire(chunk)

@@ -1,0 +1,131 @@
+"""Asking twice: a streamed call whose answer has not begun after the usual time gets a rival, and the first wins.
+
+The time to the first piece is what counts, not the time to the whole answer: a rival chosen by the latter would favour
+short answers, and so bias scores. Both ask for the same draw. The loser is cancelled, and its prompt is billed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol, cast
+
+from asyncopt.calls import Call, Counts, State
+from asyncopt.control import Control
+from asyncopt.endpoints.protocol import Answer, Endpoint, StreamingEndpoint
+from asyncopt.values import Completion, Fault, Usage
+
+_REMEMBERED = 500
+_LEAST_KNOWN = 50
+
+
+class Host(Protocol):
+    """What hedging sees of its dispatcher."""
+
+    endpoint: Endpoint
+    counts: Counts
+    control: Control
+    in_flight_calls: dict[asyncio.Task[None], Call]
+
+    @property
+    def queued(self) -> int: ...
+
+    def book(self, call: Call) -> None: ...
+
+    def poke(self) -> None: ...
+
+
+class Hedging:
+    """The rivals of one dispatcher's calls."""
+
+    def __init__(self, dispatcher: Host, loop: asyncio.AbstractEventLoop) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._dispatcher = dispatcher
+        self._loop = loop
+        self._first_pieces: deque[float] = deque(maxlen=_REMEMBERED)
+        self._streamed = 0
+
+    async def send(self, call: Call) -> Answer:
+        """One streamed attempt, whose first piece is noted."""
+        self._streamed += 1
+        call.first_piece_at = None
+        started = call.started_at
+
+        def first_piece() -> None:
+            call.first_piece_at = self._loop.time()
+            self._first_pieces.append(call.first_piece_at - started)
+
+        endpoint = cast(StreamingEndpoint, self._dispatcher.endpoint)
+        return await endpoint.send_streamed(call.model, call.request, first_piece)
+
+    def tick(self, now: float) -> None:
+        """Give late calls a rival, as long as there is quota to spare and few enough have one."""
+        if len(self._first_pieces) < _LEAST_KNOWN or self._dispatcher.queued:
+            return
+        late: float | None = None
+        for task, call in list(self._dispatcher.in_flight_calls.items()):
+            if not call.hedge or call.rival is not None or call.first_piece_at is not None:
+                continue
+            if late is None:
+                late = self._quantile(1 - call.hedge)
+            if now - call.started_at > late and self._affordable(call):
+                self._start(call, task)
+
+    def _quantile(self, share: float) -> float:
+        ordered = sorted(self._first_pieces)
+        return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+    def _affordable(self, call: Call) -> bool:
+        dispatcher, control = self._dispatcher, self._dispatcher.control
+        assert call.payer is not None
+        return (
+            dispatcher.counts.hedges + 1 <= call.hedge * self._streamed
+            and control.slots.free
+            and not control.gate.closed
+            and control.lanes.short(call.permits) is None
+            and call.payer.exhausted(call.tokens, call.usd) is None
+        )
+
+    def _start(self, call: Call, main: asyncio.Task[None]) -> None:
+        self._dispatcher.book(call)
+        self._dispatcher.counts.hedges += 1
+        assert call.payer is not None
+        call.payer.hedges += 1
+        call.rival = self._loop.create_task(self._race(call, main), name="asyncopt-rival")
+        self.tasks.add(call.rival)
+        call.rival.add_done_callback(self.tasks.discard)
+
+    async def _race(self, call: Call, main: asyncio.Task[None]) -> None:
+        """Send the call again; a completion ends the first attempt, everything else leaves it alone."""
+        endpoint = cast(StreamingEndpoint, self._dispatcher.endpoint)
+        answer: Answer | None = None
+        try:
+            answer = await endpoint.send_streamed(call.model, call.request, _nothing)
+        finally:
+            self._dispatcher.control.slots.release()
+            self._bill_loser(call, answer)
+            if self._dispatcher.in_flight_calls.get(main) is call and call.state is State.IN_FLIGHT:
+                call.rival = None
+                if isinstance(answer, Completion):
+                    call.winner = answer
+                    main.cancel()
+            self._dispatcher.poke()
+
+    def _bill_loser(self, call: Call, answer: Answer | None) -> None:
+        """One of the two attempts is paid for and brings nothing: its prompt, as far as is known."""
+        assert call.payer is not None
+        usage = Usage(round(call.permits[2]), 0, estimated=True)
+        if isinstance(answer, Fault):
+            usage = answer.usage or Usage()
+        paid = 0.0 if call.price is None else call.price.of(usage)
+        call.payer.settle(call.permits[1], call.usd, usage, paid)
+
+    def ended(self, call: Call) -> None:
+        """The first attempt has ended; a rival that still runs has lost."""
+        if call.rival is not None:
+            call.rival.cancel()
+            call.rival = None
+
+
+def _nothing() -> None:
+    """Nobody waits for a rival's first piece."""
