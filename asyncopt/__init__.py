@@ -6,6 +6,7 @@ from asyncopt.errors import AsyncoptError, BudgetExhausted, CallFailed, ConfigEr
 from asyncopt.evaluate import Evaluation, evaluate
 from asyncopt.limits.budget import Budget
 from asyncopt.optimizers import OPRO, RandomSearch
+from asyncopt.racing import Floor
 from asyncopt.result import Result
 from asyncopt.study import Study
 from asyncopt.tasks.task import Example, Task
@@ -25,6 +26,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "Fault",
+    "Floor",
     "Generate",
     "MemoryCache",
     "Message",

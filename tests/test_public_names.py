@@ -12,7 +12,7 @@ import asyncopt
 
 NAMES = [
     "OPRO", "AsyncoptError", "Budget", "BudgetExhausted", "Cache", "CallFailed", "Completion", "ConfigError", "Engine",
-    "Evaluation", "Example", "Fault", "Generate", "MemoryCache", "Message", "Model", "Price", "Priority", "Quota",
+    "Evaluation", "Example", "Fault", "Floor", "Generate", "MemoryCache", "Message", "Model", "Price", "Priority", "Quota",
     "RandomSearch", "Result", "Sampling", "SqliteCache", "Study", "Task", "Usage", "__version__", "evaluate",
 ]  # fmt: skip
 HEAVY = [

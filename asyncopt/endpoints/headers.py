@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 LONGEST_HINT = 7 * 86_400.0
 
@@ -28,6 +29,7 @@ def number_of(text: str | None) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
+@lru_cache(512)  # on the path of every answer, and most say the same
 def duration_of(text: str) -> float | None:
     """Seconds of a duration as Go writes it (``6m0s``, ``8.64s``, ``12ms``), or None unless all of it is one."""
     text = text.strip()
@@ -41,6 +43,7 @@ def within_bounds(seconds: float) -> float:
     return min(max(seconds, 0.0), LONGEST_HINT)
 
 
+@lru_cache(64)
 def http_date(text: str | None) -> datetime | None:
     """The moment in an HTTP date of any of the three forms (RFC 9110, section 5.6.7), or None."""
     try:
@@ -50,6 +53,7 @@ def http_date(text: str | None) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
+@lru_cache(64)
 def rfc_3339(text: str) -> datetime | None:
     """The moment in ``2025-08-21T12:40:59Z`` and its like, or None."""
     text = text.strip()

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from asyncopt.endpoints.headers import duration_of, epoch_delay, http_date, number_of, rfc_3339, seconds_until
+from asyncopt.endpoints.headers import (
+    duration_of,
+    epoch_delay,
+    http_date,
+    number_of,
+    rfc_3339,
+    seconds_until,
+    within_bounds,
+)
 from asyncopt.values import DIMENSIONS, Allowance, Dimension, RateLimits
 
 _OPENAI_REQUESTS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
@@ -69,7 +77,8 @@ def _openai(headers: Mapping[str, str], limited: str, left: str, full: str, dail
     # Azure writes whole seconds without a unit, and 0 where it does not know; OpenAI's "0s" means full.
     reset = duration_of(text)
     if reset is None:
-        reset = number_of(text) or None
+        seconds = number_of(text)
+        reset = within_bounds(seconds) if seconds else None
     return _allowance(_per_minute(limit, remaining, reset) if daily else limit, remaining, reset)
 
 

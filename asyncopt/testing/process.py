@@ -38,18 +38,8 @@ _CHOICES = {
 
 
 def run_simulator(options: Mapping[str, Any]) -> None:
-    """Serves a simulated API until SIGINT or SIGTERM; prints one line of JSON with its ``url`` when ready.
-
-    ``options`` are those of ``asyncopt simulate``; what is missing or None has its default. ``data`` is a folder of
-    published data sets whose items can then be answered beside those of the tasks that come with the package.
-    """
-    given = {name: value for name, value in options.items() if value is not None}
-    seed = given.get("seed", 0)
-    choices = {_CHOICES.get(name, name): value for name, value in given.items() if name not in ("port", "data")}
-    for name, read in (("latency", parse_latency), ("faults", FaultPlan.parse), ("change", parse_change)):
-        if name in choices:
-            choices[name] = read(choices[name])
-    api = SimulatedAPI(**choices, answers=AnswerModel(seed, known_items(given.get("data"))))
+    """Serves a simulated API until SIGINT or SIGTERM; prints one line of JSON with its ``url`` when ready."""
+    api = simulated_api(options)
 
     def ready(url: str) -> Json:
         return {
@@ -60,7 +50,21 @@ def run_simulator(options: Mapping[str, Any]) -> None:
             "pid": os.getpid(),
         }
 
-    serve_until_signal(lambda: api.serve(given.get("port", 0)), ready)
+    serve_until_signal(lambda: api.serve(options.get("port") or 0), ready)
+
+
+def simulated_api(options: Mapping[str, Any]) -> SimulatedAPI:
+    """The server that the options of ``asyncopt simulate`` describe; what is missing or None has its default.
+
+    ``data`` is a folder of published data sets whose items can then be answered beside those of the tasks that come
+    with the package.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    choices = {_CHOICES.get(name, name): value for name, value in given.items() if name not in ("port", "data")}
+    for name, read in (("latency", parse_latency), ("faults", FaultPlan.parse), ("change", parse_change)):
+        if name in choices:
+            choices[name] = read(choices[name])
+    return SimulatedAPI(**choices, answers=AnswerModel(given.get("seed", 0), known_items(given.get("data"))))
 
 
 def parse_change(text: str) -> tuple[float, float]:
