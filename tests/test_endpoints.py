@@ -279,3 +279,11 @@ def test_clear_text_to_far_hosts_and_metadata_addresses_are_refused(url: str) ->
 )
 def test_near_hosts_and_https_are_fine(url: str) -> None:
     check_address(url)
+
+
+def test_a_key_too_short_to_be_a_secret_does_not_tear_answers_apart() -> None:
+    secret = Secret("x")
+    assert secret.redact("six boxes") == "six boxes"
+    assert secret.redact_bytes(b'{"text": "six"}') == b'{"text": "six"}'
+    assert "x" not in repr(secret)
+    assert Secret("sk-12345678").redact("with SK-12345678 in it") == "with *** in it"

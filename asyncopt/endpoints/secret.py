@@ -8,6 +8,7 @@ from hashlib import blake2b
 from asyncopt.errors import ConfigError
 
 _MASK = "***"
+_SHORTEST_MASKED = 8  # "x" or "key", as servers of one's own take, is no secret, and masking it would tear words apart
 
 
 class Secret:
@@ -31,10 +32,14 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """The text with the key masked wherever it stands in it."""
+        if len(self.__value) < _SHORTEST_MASKED:
+            return text
         return re.sub(re.escape(self.__value), _MASK, text, flags=re.IGNORECASE)
 
     def redact_bytes(self, data: bytes) -> bytes:
         """The bytes with the key masked, before anything is read or cut out of them."""
+        if len(self.__value) < _SHORTEST_MASKED:
+            return data
         return data.replace(self.__value.encode(), _MASK.encode())
 
     def __repr__(self) -> str:
