@@ -20,7 +20,7 @@ LAYERS: dict[str, int] = {
     "cli": 6, "__main__": 6,
 }  # fmt: skip
 FRONT = "__init__"  # the package's front re-exports; nothing inside imports it
-USERS_OF_TESTING = ("cli.serve",)  # `asyncopt simulate`
+USERS_OF_TESTING = ("cli.serve", "cli.simulate")  # `asyncopt simulate`
 
 
 def modules() -> dict[str, Path]:

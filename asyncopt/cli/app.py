@@ -114,8 +114,12 @@ def local_serve(
 
 @app.command()
 def simulate(
+    study: Annotated[str | None, typer.Option(help="Simulate this study instead; named as for run.")] = None,
+    settings: SetOption = None,
+    repeat: Annotated[int | None, typer.Option(min=1, help="Simulate the study with so many seeds.")] = None,
+    json: Json = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 0,
-    seed: Annotated[int, typer.Option(help="Decides every answer.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides every answer, and the study.")] = None,
     latency: Annotated[str, typer.Option(help="Seconds, or lognormal:MEDIAN:SIGMA[:TAIL_SHARE:FACTOR].")] = "0.05",
     rps: Annotated[float | None, typer.Option(help="Requests a second that are served.")] = None,
     burst: Annotated[float | None, typer.Option(help="Requests that may come at once.")] = None,
@@ -139,8 +143,17 @@ def simulate(
     data: Annotated[Path | None, typer.Option(help="Published data sets whose items can be answered.")] = None,
     key: Annotated[str | None, typer.Option(help="Refuse every other API key.")] = None,
 ) -> None:
-    """Serve a simulated API on this machine, in OpenAI's and Anthropic's formats; prints one JSON line when ready."""
-    options = dict(locals())
-    from asyncopt.cli.serve import serve_simulated
+    """Serve a simulated API in OpenAI's and Anthropic's formats, or tell what a study on it would come to.
 
-    serve_simulated(options)
+    The server prints one JSON line when it is ready. A study (--study) runs on a virtual clock and ends at once: the
+    models it names are not called, and the quotas it states are those of the simulated servers.
+    """
+    options = dict(locals())
+    if study is not None:
+        from asyncopt.cli.simulate import simulate_study
+
+        simulate_study(options)
+    else:
+        from asyncopt.cli.serve import serve_simulated
+
+        serve_simulated(options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,15 +16,16 @@ from typing import Any, Protocol
 
 from asyncopt import codec
 from asyncopt.cli.status import Figures, Status, launch_line
-from asyncopt.cli.summary import summary_lines
+from asyncopt.cli.summary import Attribution, summary_lines
 from asyncopt.engine import Engine
-from asyncopt.events import CandidateScored, Event, Note, StepFinished
+from asyncopt.events import CandidateScored, Event, LimitChanged, Note, StepFinished
 from asyncopt.result import Result
 from asyncopt.study import Study
 
 PLAIN_SECONDS = 10.0
 RICH_SECONDS = 0.25
 BAR_WIDTH = 40
+LONG_PAUSE = 5.0  # seconds: shorter ones are the ordinary work of a rate limit; an outage pauses for as long at least
 
 
 class ServesLocally(Protocol):
@@ -40,6 +41,7 @@ class Display:
         self.status = Status()
         self.servers: list[Any] = []
         self.unscored = 0  # examples of the result's instructions that ended without a score
+        self._engine: Engine | None = None
         self._interval = PLAIN_SECONDS
 
     def notify(self, event: Event) -> None:
@@ -48,13 +50,25 @@ class Display:
             self.show(self.status.look())
         elif isinstance(event, Note):
             self.line(event.text)
+        elif isinstance(event, LimitChanged) and event.what == "gate" and (event.value or 0.0) >= LONG_PAUSE:
+            self.line(f"{event.scope}: nothing is sent for {event.value:.0f} s ({event.reason})")
 
     def line(self, text: str) -> None:
         """One line of text for people."""
         print(codec.printable(text, 400), file=sys.stderr, flush=True)
 
     def show(self, figures: Figures) -> None:
-        self.line(figures_line(figures))
+        self.line(figures_line(figures, self.limiting()))
+
+    def limiting(self) -> dict[str, str]:
+        """Why not more calls are in flight now, by the scope of each dispatcher that has something to do."""
+        dispatchers = () if self._engine is None else self._engine.dispatchers
+        working = (dispatcher for dispatcher in dispatchers if dispatcher.in_flight or dispatcher.queued)
+        return {dispatcher.control.scope: dispatcher.limiting() for dispatcher in working}
+
+    def attributions(self) -> list[Attribution]:
+        """What each dispatcher has done so far, and why not more."""
+        return [] if self._engine is None else [Attribution.of(one) for one in self._engine.dispatchers]
 
     def launch(self, study: Study, place: Path) -> None:
         self.line(f"{study.task.name} with {study.optimizer.name}, {study.optimizer.steps} steps; kept in {place}")
@@ -62,6 +76,7 @@ class Display:
     @asynccontextmanager
     async def showing(self, study: Study, engine: Engine, place: Path) -> AsyncIterator[None]:
         """Show the study's progress until the block is left."""
+        self._engine = engine
         self.status.watch(study, engine)
         self.launch(study, place)
         ticking = asyncio.get_running_loop().create_task(self._tick())
@@ -82,7 +97,7 @@ class Display:
         """The last progress was shown."""
 
     def result(self, result: Result, baseline: Result | None, place: Path) -> None:
-        for line in summary_lines(result, baseline, place, self.local_cpu_seconds()):
+        for line in summary_lines(result, baseline, place, self.local_cpu_seconds(), self.attributions()):
             print(line)
 
     def local_cpu_seconds(self) -> float | None:
@@ -108,7 +123,7 @@ class JsonDisplay(Display):
         self._put({"event": "note", "text": text})
 
     def show(self, figures: Figures) -> None:
-        self._put({"event": "progress", **asdict(figures)})
+        self._put({"event": "progress", **asdict(figures), "limiting": self.limiting()})
 
     def launch(self, study: Study, place: Path) -> None:
         self._put(launch_line(study, place))
@@ -117,6 +132,7 @@ class JsonDisplay(Display):
         done: dict[str, Any] = {"event": "done", **result.to_json(), "directory": str(place)}
         if baseline is not None:
             done["random"] = baseline.to_json()
+        done["attribution"] = [asdict(one) for one in self.attributions() if one.attempts]
         if self.servers:
             done["local_cpu_seconds"] = self.local_cpu_seconds()
         self._put(done)
@@ -163,7 +179,7 @@ class RichDisplay(Display):
         done = BAR_WIDTH * figures.step // max(figures.steps, 1)
         best = codec.printable(figures.best, 150) if figures.best else "scoring the starting points"
         bar = "━" * done + "─" * (BAR_WIDTH - done)
-        return Text("\n".join((figures_line(figures), bar, best)), no_wrap=True, overflow="ellipsis")
+        return Text("\n".join((figures_line(figures, self.limiting()), bar, best)), no_wrap=True, overflow="ellipsis")
 
     def ended(self) -> None:
         self._on = False
@@ -177,15 +193,16 @@ def choose_display(*, json: bool) -> Display:
     return RichDisplay() if sys.stderr.isatty() else Display()
 
 
-def figures_line(figures: Figures) -> str:
-    """The figures on one line."""
+def figures_line(figures: Figures, limiting: Mapping[str, str]) -> str:
+    """The figures on one line, with what keeps more calls from being in flight."""
     parts = [f"step {figures.step}/{figures.steps}"]
     if figures.best_score is not None:
         start = "" if figures.initial_score is None else f" (start {figures.initial_score:.3g})"
         parts.append(f"best {figures.best_score:.3g}{start}")
+    reasons = " and ".join(dict.fromkeys(limiting.values()))
     parts += [
         f"{figures.calls} calls, {figures.calls_per_second:.1f}/s",
-        f"{figures.in_flight}/{figures.concurrency} in flight",
+        f"{figures.in_flight}/{figures.concurrency} in flight" + (f", limited by {reasons}" if reasons else ""),
         f"{figures.queued} queued",
         f"{figures.throttled} 429s",
         f"{figures.cache_hits} cache hits",

@@ -9,6 +9,9 @@ from functools import partial
 from typing import Any
 
 from asyncopt import codec
+from asyncopt.errors import ConfigError
+
+_OF_STUDIES = {"settings": "--set", "repeat": "--repeat"}  # options that mean nothing to a server
 
 
 def serve_local(model: str, threads: int | None) -> None:
@@ -43,4 +46,8 @@ def serve_simulated(options: Mapping[str, Any]) -> None:
     """Serve the simulated API; one JSON line on stdout has its address."""
     from asyncopt.testing.process import run_simulator
 
-    run_simulator(options)
+    for name, flag in _OF_STUDIES.items():
+        if options.get(name):
+            raise ConfigError(f"{flag} was given without a study; name one with --study, or leave {flag} out")
+    others = (*_OF_STUDIES, "study", "json")  # the server speaks JSON anyway
+    run_simulator({name: value for name, value in options.items() if name not in others})

@@ -1,15 +1,80 @@
-"""The end of a run in a few lines of text."""
+"""The end of a run in a few lines of text: what was found, and what kept the engine from doing more at once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from asyncopt import codec
+from asyncopt.dispatch import Dispatcher
 from asyncopt.result import Measured, Result, Scored
+from asyncopt.values import Dimension
 
 
-def summary_lines(result: Result, baseline: Result | None, place: Path, local_cpu: float | None) -> list[str]:
-    """What was found, what it rests on, and what it took."""
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """What one dispatcher did, and why not more at once.
+
+    ``limited`` is the share of its time by reason, the largest first; ``concurrency`` the calls that may be in flight
+    now; ``per_minute`` the rates in force, by dimension, and ``learned`` the dimensions whose rate nobody stated.
+    """
+
+    scope: str
+    attempts: int
+    refused: int
+    hedges: int
+    concurrency: int
+    limited: Mapping[str, float]
+    per_minute: Mapping[Dimension, float]
+    learned: Sequence[Dimension]
+
+    @classmethod
+    def of(cls, dispatcher: Dispatcher) -> Attribution:
+        counts, control, limited = dispatcher.counts, dispatcher.control, dispatcher.ticker.limited
+        total = sum(limited.values())
+        shares = {name: seconds / total for name, seconds in limited.items() if total > 0 and seconds > 0}
+        rates = {lane.dimension: 60 * lane.rate for lane in control.lanes if lane.rate is not None}
+        return cls(
+            scope=control.scope,
+            attempts=counts.attempts,
+            refused=counts.throttled,
+            hedges=counts.hedges,
+            concurrency=control.slots.limit,
+            limited=dict(sorted(shares.items(), key=lambda share: (-share[1], share[0]))),
+            per_minute=rates,
+            learned=[lane.dimension for lane in control.lanes if lane.rate is not None and lane.rate != lane.stated],
+        )
+
+
+def attribution_lines(attributions: Iterable[Attribution]) -> list[str]:
+    """One line for each dispatcher that was used, led by its scope where there are several."""
+    used = [attribution for attribution in attributions if attribution.attempts]
+    return [(f"{codec.printable(one.scope, 60)}: " if len(used) > 1 else "") + _attribution(one) for one in used]
+
+
+def _attribution(one: Attribution) -> str:
+    reasons = [f"{name} {100 * share:.0f} %" for name, share in one.limited.items() if share >= 0.005]
+    parts = [f"limited by: {', '.join(reasons)}"] if reasons else []
+    parts.append(f"{one.refused} of {one.attempts} calls refused")
+    if one.hedges:
+        parts.append(f"{one.hedges} asked twice")
+    parts.append(f"{one.concurrency} at once")
+    parts += [
+        f"{rate:.0f} {dimension.replace('_', ' ')} a minute" + (" (learned)" if dimension in one.learned else "")
+        for dimension, rate in one.per_minute.items()
+    ]
+    return "; ".join(parts)
+
+
+def summary_lines(
+    result: Result,
+    baseline: Result | None,
+    place: Path,
+    local_cpu: float | None,
+    attributions: Iterable[Attribution] = (),
+) -> list[str]:
+    """What was found, what it rests on, what it took, and what it waited for."""
     lines = [""]
     if result.start is not None:
         lines += _pair_lines(result, baseline)
@@ -17,10 +82,12 @@ def summary_lines(result: Result, baseline: Result | None, place: Path, local_cp
         lines += _instruction_lines(result)
     cost = "" if not result.usd else f", ${result.usd:.4f}"
     cpu = "" if local_cpu is None else f", {local_cpu:.0f} CPU-seconds of the embedded model"
+    stopped = f", {result.stopped} candidates stopped early" if result.stopped else ""
     lines += [
         "",
         f"{result.steps} steps, {result.calls} calls, {result.cache_hits} cache hits, {result.tokens} tokens{cost}, "
-        f"{result.seconds:.1f} s{cpu}",
+        f"{result.seconds:.1f} s{cpu}{stopped}",
+        *attribution_lines(attributions),
         f"asyncopt show {place}",
     ]
     return lines

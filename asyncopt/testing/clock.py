@@ -19,7 +19,8 @@ def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         import looptime
     except ImportError:
-        raise ConfigError("the virtual clock needs looptime, which is missing; pip install 'asyncopt[test]'") from None
+        message = "the virtual clock needs looptime, which is not installed; pip install 'asyncopt[simulate]'"
+        raise ConfigError(message) from None
 
     # Without idle cycles before each jump, which are for threads and cost 20 times the time of a run.
     def new_loop() -> asyncio.AbstractEventLoop:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from asyncopt import codec
 from asyncopt.codec import Json
 from asyncopt.errors import ConfigError
+from asyncopt.limits.descriptors import raise_limit
 from asyncopt.loops import loop_factory
 from asyncopt.tasks import catalogue, load
 from asyncopt.tasks.task import Task
@@ -89,6 +90,7 @@ def serve_until_signal(serving: Callable[[], AbstractAsyncContextManager[str]], 
             print(codec.dumps(ready(url)).decode(), flush=True)
             await stopped.wait()
 
+    raise_limit()  # a connection for every client's call in flight
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(main())
 

@@ -26,6 +26,7 @@ CHAT_PATHS = (
     "/openai/v1/chat/completions",
 )
 _LARGEST_BODY = 8 << 20
+_BACKLOG = 4096  # a client may open thousands of connections at once; 128 would stall them for seconds
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -48,7 +49,7 @@ async def serving(api: Service, port: int) -> AsyncIterator[str]:
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, HOST, port).start()
+            await web.TCPSite(runner, HOST, port, backlog=_BACKLOG).start()
         except OSError as error:
             message = f"port {port} of {HOST} cannot be served ({error.strerror}); choose another, or 0 for a free one"
             raise ConfigError(message) from None
