@@ -95,11 +95,16 @@ class _Loop:
             self._join(self._ready.pop(0))
         elif earliest is not None and not earliest.undecided:
             await self._finish(earliest)
-        elif self._next < self._plan.steps and undecided <= self._options.lag:
+        elif self._may_begin(undecided):
             self._begin(group)
         else:
             return False
         return True
+
+    def _may_begin(self, undecided: int) -> bool:
+        """Whether the next step may be proposed; never before the starting points are scored, whatever the lag."""
+        started = self._next == START or START not in self._steps
+        return self._next < self._plan.steps and started and undecided <= self._options.lag
 
     async def _follow(self, head: Decision, group: asyncio.TaskGroup) -> bool:
         """Make the recorded decision if its time has come."""
