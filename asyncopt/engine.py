@@ -172,9 +172,13 @@ class Engine:
             await self._cache.flush()
 
     def _remember(self, key: bytes, completion: Completion) -> None:
-        if self._cache is not None:
-            self._recent.put(key, completion)
+        if self._cache is None:
+            return
+        self._recent.put(key, completion)
+        try:
             self._cache.put(key, pack(completion))
+        except Exception as error:  # somebody's own cache must not leave calls waiting for ever
+            self._complain(f"{type(error).__name__}: {error}")
 
     def _recall(self, key: bytes) -> Completion | None:
         return None if self._cache is None else self._recent.get(key)
@@ -213,10 +217,14 @@ class Engine:
             reason = getattr(cache, "degraded", None)
         except Exception as error:  # somebody's own cache must not leave calls waiting for ever
             found, reason = {}, f"{type(error).__name__}: {error}"
-        if reason is not None and not self._complained:
+        if reason is not None:
+            self._complain(reason)
+        return found
+
+    def _complain(self, reason: str) -> None:
+        if not self._complained:
             self._complained = True
             self.events.emit(CacheDegraded(reason))
-        return found
 
 
 class Model:
@@ -244,6 +252,8 @@ class Model:
         self._timeout = timeout
         self._hedge = hedge
         self._estimate = dispatcher.estimate(served)
+        # Bound once: a bound method for each of 100,000 queued calls would be 12 MB.
+        self._on_done, self._on_abandoned = self._done, self._abandoned
         self._loop = asyncio.get_running_loop()
         self._keys = RequestKeys(dispatcher.endpoint.identity, served)
 
@@ -321,8 +331,8 @@ class Model:
             self.price,
             self._timeout,
             self._hedge,
-            self._done,
-            self._abandoned,
+            self._on_done,
+            self._on_abandoned,
         )
 
     def _abandoned(self, call: Call) -> None:

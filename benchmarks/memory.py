@@ -153,7 +153,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--queued", type=int, default=100_000)
     options.add_argument("--in-flight", type=int, default=4000)
-    options.add_argument("--latency", type=float, default=8.0, help="seconds, in which all calls must have come")
+    options.add_argument("--latency", type=float, default=10.0, help="seconds, in which all calls must have come")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--quick", action="store_true", help="a tenth of it, once, to see that it works")
     chosen = options.parse_args()

@@ -16,7 +16,7 @@ with the same cap and, in a round, the same latencies: promptolution's OPRO with
 many calls; DSPy's COPRO and GEPA with about as many. Every arm has one call before its clock starts.
 
     python benchmarks/stragglers.py --seeds 3
-    python benchmarks/stragglers.py --real --steps 2
+    python benchmarks/stragglers.py --real --sigma 1.0
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--examples", type=int, default=50, help="N")
     options.add_argument("--samples", type=int, default=8, help="K")
-    options.add_argument("--steps", type=int, default=None, help="default: 50, or 2 with --real")
+    options.add_argument("--steps", type=int, default=None, help="default: 50, or 6 with --real")
     options.add_argument("--median", type=float, default=None, help="seconds; default: 0.5, or 0.2 with --real")
     options.add_argument("--sigma", type=float, nargs="+", default=[0.4, 1.0])
     options.add_argument("--cap", type=int, nargs="+", default=None, help="default: 32 and 256, or 32 with --real")
@@ -243,7 +243,7 @@ def main() -> None:
     options.add_argument("--real", action="store_true", help="over sockets, and the rivals")
     options.add_argument("--quick", action="store_true", help="two small steps of one seed, to see that it works")
     chosen = options.parse_args()
-    chosen.steps = chosen.steps or (2 if chosen.real or chosen.quick else 50)
+    chosen.steps = chosen.steps or (2 if chosen.quick else 6 if chosen.real else 50)
     chosen.median = chosen.median or (0.2 if chosen.real else 0.5)
     chosen.cap = chosen.cap or ([32] if chosen.real else [32, 256])
     if chosen.quick:
