@@ -13,22 +13,11 @@ from asyncopt.cli.settings import settle
 from asyncopt.cli.summary import attribution_lines
 from asyncopt.config import Config
 from asyncopt.errors import ConfigError
-from asyncopt.testing.faults import FaultPlan
-from asyncopt.testing.latency import parse_latency
-from asyncopt.testing.process import parse_change
+from asyncopt.testing.process import server_parameters
 from asyncopt.testing.study import Simulated, Tried, Use, simulate
 
 _OF_SERVERS = {"port": "--port", "key": "--key"}
 _ABOUT_THE_STUDY = ("study", "settings", "repeat", "json", "seed", "data")
-_PARAMETERS = {
-    "rps": "requests_per_second",
-    "burst": "request_burst",
-    "window": "request_window",
-    "tps": "tokens_per_second",
-    "itps": "input_tokens_per_second",
-    "otps": "output_tokens_per_second",
-}
-_READERS = {"latency": parse_latency, "faults": FaultPlan.parse, "change": parse_change}
 _COUNTED = ("seconds", "calls", "refused", "hedges", "cache_hits", "tokens", "candidates", "stopped", "regret")
 
 
@@ -39,7 +28,8 @@ def simulate_study(options: Mapping[str, Any]) -> None:
             raise ConfigError(f"{flag} is for a server, and --study starts none; leave {flag} out")
     flags = {"seed": options["seed"], "task.data": options["data"]}
     config = settle(options["study"], flags, None, None, options["settings"] or [])
-    server = server_parameters(options)
+    others = (*_OF_SERVERS, *_ABOUT_THE_STUDY)
+    server = server_parameters({name: value for name, value in options.items() if name not in others})
     seeds = range(config.seed, config.seed + (options["repeat"] or 1))
     runs = [simulate(config.model_copy(update={"seed": seed}), server) for seed in seeds]
     if options["json"]:
@@ -47,16 +37,6 @@ def simulate_study(options: Mapping[str, Any]) -> None:
         return
     for line in _run_lines(config, runs[0]) if len(runs) == 1 else _spread_lines(config, runs):
         print(line)
-
-
-def server_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options about the server as parameters of the simulated API."""
-    others = (*_OF_SERVERS, *_ABOUT_THE_STUDY)
-    given = {name: value for name, value in options.items() if value is not None and name not in others}
-    return {
-        _PARAMETERS.get(name, name): _READERS[name](value) if name in _READERS else value
-        for name, value in given.items()
-    }
 
 
 def _as_json(config: Config, options: Mapping[str, Any], runs: Sequence[Simulated]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from asyncopt.testing.simulated import SimulatedAPI
 _DEALS = 40  # enough for every bundled word to be dealt
 
 # The options of the command line whose parameters have longer names.
-_CHOICES = {
+_PARAMETERS = {
     "rps": "requests_per_second",
     "burst": "request_burst",
     "window": "request_window",
@@ -60,12 +60,18 @@ def simulated_api(options: Mapping[str, Any]) -> SimulatedAPI:
     ``data`` is a folder of published data sets whose items can then be answered beside those of the tasks that come
     with the package.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    choices = {_CHOICES.get(name, name): value for name, value in given.items() if name not in ("port", "data")}
-    for name, read in (("latency", parse_latency), ("faults", FaultPlan.parse), ("change", parse_change)):
-        if name in choices:
-            choices[name] = read(choices[name])
-    return SimulatedAPI(**choices, answers=AnswerModel(given.get("seed", 0), known_items(given.get("data"))))
+    chosen = {name: value for name, value in options.items() if name not in ("port", "data")}
+    answers = AnswerModel(options.get("seed") or 0, known_items(options.get("data")))
+    return SimulatedAPI(**server_parameters(chosen), answers=answers)
+
+
+def server_parameters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that describe a server, as parameters of :class:`SimulatedAPI`."""
+    return {
+        _PARAMETERS.get(name, name): _READERS[name](value) if name in _READERS else value
+        for name, value in options.items()
+        if value is not None
+    }
 
 
 def parse_change(text: str) -> tuple[float, float]:
@@ -75,6 +81,13 @@ def parse_change(text: str) -> tuple[float, float]:
         return float(at), float(factor)
     except ValueError:
         raise ConfigError(f"the change is {text!r}; wanted SECONDS:FACTOR, such as 30:0.5") from None
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "latency": parse_latency,
+    "faults": FaultPlan.parse,
+    "change": parse_change,
+}
 
 
 def serve_until_signal(serving: Callable[[], AbstractAsyncContextManager[str]], ready: Callable[[str], Json]) -> None:
