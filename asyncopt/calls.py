@@ -64,6 +64,7 @@ class Call:
         "previous",
         "price",
         "priority",
+        "probes",
         "queued_at",
         "request",
         "rival",
@@ -103,14 +104,14 @@ class Call:
         self.waiters: list[Waiter] = []
         self.payer: Account | None = None
         self.state = State.QUEUED
-        self.attempts = self.failures = 0
+        self.attempts = self.failures = self.probes = 0
         self.order = -1
         self.episode = 0
         self.previous = self.queued_at = self.first_at = self.started_at = 0.0
         self.marks = _NO_MARKS
         self.expired = False
         self.first_piece_at: float | None = None
-        self.rival: asyncio.Task[None] | None = None
+        self.rival: asyncio.Task[Answer] | None = None
         self.winner: Completion | None = None
 
     @property

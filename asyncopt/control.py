@@ -25,6 +25,8 @@ _LEAST_RATE = 1 / 60
 _NOTHING = (0.0, 0.0, 0.0, 0.0)
 _HEADROOM_PERMITS = 4.0
 _LATENCY_WEIGHT = 0.05
+_PATIENCE, _LEAST_PATIENCE = 2.0, 1.0  # times as long as a refusal takes, and seconds
+_LONGEST_DOUBLED = 1.0
 
 
 class Control:
@@ -51,10 +53,19 @@ class Control:
     def heard(self, limits: RateLimits, call: Call, now: float) -> None:
         """Take in what an answer's headers say of the server's limits."""
         self.slots.spoke()
-        for lane in self.lanes.heard(limits, call.marks, now - call.started_at):
+        changed = self.lanes.heard(limits, call.marks, now - call.started_at)
+        for lane in changed:
             self._changed(lane.dimension, lane.rate, "headers")
-            self.slots.open()
+        if changed:
+            self._open_slots()
         self._compare(limits)
+
+    def _open_slots(self) -> None:
+        """A rate is known, which paces the start of calls: no more feeling for how many there may be."""
+        before = self.slots.limit
+        self.slots.open()
+        if self.slots.limit != before:
+            self._changed("concurrency", self.slots.limit, "a rate is known")
 
     def _compare(self, limits: RateLimits) -> None:
         """Say once if the server allows less than the user has stated."""
@@ -83,14 +94,19 @@ class Control:
         slots = self.slots
         if slots.watching:
             self.latency += (_LATENCY_WEIGHT if self.latency else 1.0) * (seconds - self.latency)
-            if slots.served(seconds, now):
-                self._changed("concurrency", slots.limit, "growth" if slots.limit > slots.range.start else "latency")
+            before = slots.limit
+            slots.served(seconds, now)
+            if slots.limit != before:
+                self._changed("concurrency", slots.limit, "growth" if slots.limit > before else "latency")
 
     def _reopen(self, call: Call) -> None:
         self.gate.answered(call.episode)
         if not self.gate.closed:
-            self.lanes.drain()
-            self._changed("gate", 0.0, "the probe was served")
+            self._reopened("the probe was served")
+
+    def _reopened(self, reason: str) -> None:
+        self.lanes.drain()
+        self._changed("gate", 0.0, reason)
 
     def refused(self, call: Call, fault: Fault, now: float, in_flight: Iterable[Call]) -> None:
         """An attempt was refused by a rate limit: one episode changes the limits once."""
@@ -111,11 +127,15 @@ class Control:
         offered = self._offered(call, index)
         lane.refused += call.permits[index]
         self.lanes.refuse(lane, call.started_at, later, offered, ramp=fault.kind is FaultKind.RAMP)
-        self.gate.close(now, wait, call.episode)
+        patience = max(_PATIENCE * (now - call.started_at), _LEAST_PATIENCE)
+        self.gate.close(now, wait, call.episode, patience)
         needed = (self.lanes.requests.rate or 0.0) * self.latency
         self._changed("gate", wait, f"{fault.kind.value}: {fault.detail}")
         self._changed(lane.dimension, lane.rate, "refused")
-        if self.slots.refused(now, wait, needed):
+        self._open_slots()
+        before = self.slots.limit
+        self.slots.refused(now, wait, needed)
+        if self.slots.limit != before:
             self._changed("concurrency", self.slots.limit, "refused")
 
     def _hold(self, fault: Fault, lane: Lane) -> float:
@@ -130,7 +150,11 @@ class Control:
         if fault.retry_after is None and self.gate.previous == 0.0 and lane.rate is not None:
             return max(0.25, 5 * headroom)
         wait = backoff.delay(fault, self.gate.previous, self._rng)
-        return wait if fault.retry_after is None else max(wait, fault.retry_after + headroom)
+        if fault.retry_after is None:
+            return wait
+        if self.gate.closed:  # the probe was refused: a server that says "in 0 s" for a minute is not to be flooded
+            headroom = max(headroom, min(2 * self.gate.previous, _LONGEST_DOUBLED))
+        return max(wait, fault.retry_after + headroom)
 
     def _offered(self, call: Call, index: int) -> float:
         """The rate of spending in the second before the call started: rather too high, which is cut soon."""
@@ -160,11 +184,14 @@ class Control:
 
     def tick(self, now: float, seconds: float) -> None:
         """Let time work on the limits; called some ten times a second while there is work."""
-        self.note(now)
-        for lane in self.lanes.grow(now, seconds):
+        self._note(now)
+        paused = self.gate.closed
+        if self.gate.trust(now):
+            self._reopened("the probe was not refused")
+        for lane in self.lanes.grow(now, seconds, paused=paused):
             self._changed(lane.dimension, lane.rate, "growth")
 
-    def note(self, now: float) -> None:
+    def _note(self, now: float) -> None:
         """Remember what has been spent so far, to know later how fast."""
         self._spent.append((now, self.lanes.marks()))
         while self._spent[0][0] < now - _REMEMBERED_SECONDS:

@@ -29,6 +29,7 @@ TICK_SECONDS = 0.001
 _CLOSED = "the engine was closed before this call had its answer"
 _NO_USAGE = Usage()
 _TERMINAL = frozenset({FaultKind.QUOTA, FaultKind.QUOTA_DAILY, FaultKind.FATAL_CONFIG})
+_PATIENT_PROBES = 2  # a call that was refused so often as the probe lets all others go first
 _LEARN_ALL, _LEARN_EVERY = 64, 16  # answers: a model's tokens a byte are learned from the first, then from some
 
 
@@ -224,7 +225,7 @@ class Dispatcher:
             answer = await self._attempt(me, call)
             self._ended(call, answer)
             call = self._take()
-            if call is None and len(self._queue):
+            if self.slots.free and len(self._queue):  # an answer may have made room for more than one
                 self._start_next()
 
     async def _attempt(self, me: asyncio.Task[None], call: Call) -> Answer:
@@ -232,20 +233,17 @@ class Dispatcher:
         if not call.attempts:
             call.first_at = now
         call.attempts += 1
+        call.expired, call.winner = False, None
         self.in_flight_calls[me] = call
         try:
             if call.hedge:
                 return await self._hedging.send(call)
             return await self.endpoint.send(call.model, call.request)
         except asyncio.CancelledError:
-            if call.winner is not None:
-                me.uncancel()
-                return call.winner
-            if not call.expired:
+            # Cut short by a rival or a deadline, and only once; anything more is the end of the worker.
+            if (call.winner is None and not call.expired) or me.uncancel() > 0:
                 raise
-            call.expired = False
-            me.uncancel()
-            return Fault(FaultKind.AMBIGUOUS, f"no answer within {call.timeout:g} s")
+            return call.winner or Fault(FaultKind.AMBIGUOUS, f"no answer within {call.timeout:g} s")
         except Exception as error:  # an endpoint never raises; one that does must not take its worker along
             return Fault(FaultKind.BAD_REQUEST, f"the endpoint raised {type(error).__name__}, which is a defect of it")
         finally:
@@ -260,12 +258,14 @@ class Dispatcher:
         if self._drained is not None and not self.in_flight_calls and not self._drained.done():
             self._drained.set_result(None)
         now = self._loop.time()
-        if answer.limits is not None:
-            self.control.heard(answer.limits, call, now)
         if isinstance(answer, Completion):
-            answer = self._completed(call, answer, now)
+            limits, answer = answer.limits, self._completed(call, answer, now)
+            if limits is not None:  # after the refund, which may be more than the server says is left
+                self.control.heard(limits, call, now)
             self._conclude(call, answer, "completed", answer.usage)
         else:
+            if answer.limits is not None:
+                self.control.heard(answer.limits, call, now)
             self._failed(call, answer, now)
 
     def _completed(self, call: Call, answer: Completion, now: float) -> Completion:
@@ -284,7 +284,7 @@ class Dispatcher:
         assert call.payer is not None
         if self._lanes.paced:
             sent, received = usage.input_tokens, usage.output_tokens
-            self._lanes.settle(call.permits, (1.0, sent + received, sent, received))
+            self._lanes.settle(call.permits, (1.0, sent + received, sent, received), call.marks)
         paid = 0.0 if call.price is None else call.price.of(usage)
         call.payer.settle(call.permits[1], call.usd, usage, paid)
 
@@ -314,6 +314,8 @@ class Dispatcher:
         """Tell the controls, and find how long this call waits before it queues again."""
         if fault.kind in backoff.THROTTLED:
             self.counts.throttled += 1
+            if self._gate.closed and call.episode == self._gate.episode:
+                call.probes += 1
             self.control.refused(call, fault, now, self.in_flight_calls.values())
             return 0.0  # the gate holds it; in the queue it keeps its age
         if fault.kind in backoff.ANSWERED and not fault.retry:
@@ -323,6 +325,8 @@ class Dispatcher:
 
     def _retry(self, call: Call, wait: float) -> None:
         call.state = State.QUEUED
+        if call.probes >= _PATIENT_PROBES:
+            call.order = -1  # it may be larger than the server ever grants: others are not to wait for it
         if wait > 0:
             self._queue.push_later(call, wait)
         else:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import Protocol, cast
 
-from asyncopt.calls import Call, Counts, State
+from asyncopt.calls import Call, Counts
 from asyncopt.control import Control
 from asyncopt.endpoints.protocol import Answer, Endpoint, StreamingEndpoint
+from asyncopt.limits import backoff
+from asyncopt.limits.budget import Account
 from asyncopt.values import Completion, Fault, Usage
 
 _REMEMBERED = 500
@@ -39,14 +42,14 @@ class Hedging:
     """The rivals of one dispatcher's calls."""
 
     def __init__(self, dispatcher: Host, loop: asyncio.AbstractEventLoop) -> None:
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[Answer]] = set()
         self._dispatcher = dispatcher
         self._loop = loop
         self._first_pieces: deque[float] = deque(maxlen=_REMEMBERED)
         self._streamed = 0
 
     async def send(self, call: Call) -> Answer:
-        """One streamed attempt, whose first piece is noted."""
+        """One streamed attempt, whose first piece is noted; where it fails in passing, a rival may yet win."""
         self._streamed += 1
         call.first_piece_at = None
         started = call.started_at
@@ -55,8 +58,14 @@ class Hedging:
             call.first_piece_at = self._loop.time()
             self._first_pieces.append(call.first_piece_at - started)
 
-        endpoint = cast(StreamingEndpoint, self._dispatcher.endpoint)
-        return await endpoint.send_streamed(call.model, call.request, first_piece)
+        answer = await self._endpoint.send_streamed(call.model, call.request, first_piece)
+        if call.rival is not None and isinstance(answer, Fault) and answer.kind in backoff.PASSING:
+            await asyncio.wait([call.rival])
+        return call.winner or answer
+
+    @property
+    def _endpoint(self) -> StreamingEndpoint:
+        return cast(StreamingEndpoint, self._dispatcher.endpoint)
 
     def tick(self, now: float) -> None:
         """Give late calls a rival, as long as there is quota to spare and few enough have one."""
@@ -64,7 +73,7 @@ class Hedging:
             return
         late: float | None = None
         for task, call in list(self._dispatcher.in_flight_calls.items()):
-            if not call.hedge or call.rival is not None or call.first_piece_at is not None:
+            if not call.hedge or call.rival is not None or call.first_piece_at is not None or call.expired:
                 continue
             if late is None:
                 late = self._quantile(1 - call.hedge)
@@ -91,34 +100,34 @@ class Hedging:
         self._dispatcher.counts.hedges += 1
         assert call.payer is not None
         call.payer.hedges += 1
-        call.rival = self._loop.create_task(self._race(call, main), name="asyncopt-rival")
+        sending = self._endpoint.send_streamed(call.model, call.request, _nothing)
+        call.rival = self._loop.create_task(sending, name="asyncopt-rival")
         self.tasks.add(call.rival)
-        call.rival.add_done_callback(self.tasks.discard)
+        # A callback, since a task that is cancelled before its first step runs no line of its own.
+        call.rival.add_done_callback(partial(self._raced, call, call.payer, main))
 
-    async def _race(self, call: Call, main: asyncio.Task[None]) -> None:
-        """Send the call again; a completion ends the first attempt, everything else leaves it alone."""
-        endpoint = cast(StreamingEndpoint, self._dispatcher.endpoint)
-        answer: Answer | None = None
-        try:
-            answer = await endpoint.send_streamed(call.model, call.request, _nothing)
-        finally:
-            self._dispatcher.control.slots.release()
-            self._bill_loser(call, answer)
-            if self._dispatcher.in_flight_calls.get(main) is call and call.state is State.IN_FLIGHT:
-                call.rival = None
-                if isinstance(answer, Completion):
-                    call.winner = answer
+    def _raced(self, call: Call, payer: Account, main: asyncio.Task[None], rival: asyncio.Task[Answer]) -> None:
+        """A rival has ended: its completion ends the first attempt, everything else leaves that alone."""
+        self.tasks.discard(rival)
+        failed = rival.cancelled() or rival.exception() is not None
+        answer = None if failed else rival.result()
+        self._dispatcher.control.slots.release()
+        self._bill_loser(call, payer, answer)
+        if call.rival is rival:
+            call.rival = None
+            if isinstance(answer, Completion):
+                call.winner = answer
+                if not call.expired:  # else the attempt is being ended already
                     main.cancel()
-            self._dispatcher.poke()
+        self._dispatcher.poke()
 
-    def _bill_loser(self, call: Call, answer: Answer | None) -> None:
+    def _bill_loser(self, call: Call, payer: Account, answer: Answer | None) -> None:
         """One of the two attempts is paid for and brings nothing: its prompt, as far as is known."""
-        assert call.payer is not None
         usage = Usage(round(call.permits[2]), 0, estimated=True)
         if isinstance(answer, Fault):
             usage = answer.usage or Usage()
         paid = 0.0 if call.price is None else call.price.of(usage)
-        call.payer.settle(call.permits[1], call.usd, usage, paid)
+        payer.settle(call.permits[1], call.usd, usage, paid)
 
     def ended(self, call: Call) -> None:
         """The first attempt has ended; a rival that still runs has lost."""

@@ -49,7 +49,7 @@ class Ticker:
         if self._last is not None:
             self.limited["proposals"] += now - self._last
         self._last = now
-        self._dispatcher.control.note(now)
+        self._dispatcher.control.tick(now, 0.0)  # nothing has grown in a rest
         self._timer = self._loop.call_later(SECONDS, self._tick)
 
     def stop(self) -> None:
@@ -76,7 +76,7 @@ class Ticker:
 
     def _end_overdue(self, now: float) -> None:
         for worker, call in self._dispatcher.in_flight_calls.items():
-            if now - call.started_at > call.timeout and not call.expired:
+            if now - call.started_at > call.timeout and not call.expired and call.winner is None:
                 call.expired = True
                 worker.cancel()
 

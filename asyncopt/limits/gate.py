@@ -14,10 +14,11 @@ class Gate:
     last closing say one thing once.
     """
 
-    __slots__ = ("_opens", "_probe_out", "closed", "episode", "previous")
+    __slots__ = ("_opens", "_patience", "_probe_out", "closed", "episode", "previous")
 
     def __init__(self) -> None:
         self._opens = 0.0
+        self._patience = float("inf")
         self._probe_out = False
         self.closed = False  # until a call that is younger than the reason has been served
         self.episode = 0
@@ -35,14 +36,16 @@ class Gate:
         """A call has started: behind a closed gate it was the probe."""
         self._probe_out = self.closed
 
-    def close(self, now: float, wait: float, episode: int) -> bool:
+    def close(self, now: float, wait: float, episode: int, patience: float = float("inf")) -> bool:
         """A call of that episode was turned away: nothing starts for ``wait`` seconds, then one probe.
 
         Whether this is news; a call that was on its way when the gate closed can only make the wait longer.
+        ``patience`` is for how long the probe may stay without an answer until it is taken to be let through.
         """
         self._opens = max(self._opens, now + wait)
         if episode != self.episode:
             return False
+        self._patience = patience
         self.episode += 1
         self.previous = wait
         self.closed, self._probe_out = True, False
@@ -51,8 +54,21 @@ class Gate:
     def answered(self, episode: int) -> None:
         """A call of that episode was served; if it is younger than the refusal, the endpoint serves again."""
         if self.closed and episode == self.episode:
-            self.closed = self._probe_out = False
-            self.previous = 0.0
+            self._open()
+
+    def trust(self, now: float) -> bool:
+        """Open if the probe has been out for so long that it was not refused; whether it has opened.
+
+        An answer may take a minute, and a refusal takes a moment: nobody is to wait for the former.
+        """
+        if not (self._probe_out and now >= self._opens + self._patience):
+            return False
+        self._open()
+        return True
+
+    def _open(self) -> None:
+        self.closed = self._probe_out = False
+        self.previous = 0.0
 
     def failed(self, episode: int) -> None:
         """A call ended otherwise: it tells nothing of the rate, and the next one may probe."""

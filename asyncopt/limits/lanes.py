@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from asyncopt.limits.learner import RateLearner
-from asyncopt.limits.meter import Meter
+from asyncopt.limits.meter import BUCKET_SECONDS, Meter
 from asyncopt.values import DIMENSIONS, Allowance, Dimension, Quota, RateLimits
 
 OF_ANNOUNCED = 0.95
@@ -20,8 +20,8 @@ _SAME = 0.02
 class Lane:
     """One dimension: what may be spent a second, and what has been."""
 
-    __slots__ = ("_left", "_left_at_spent", "_most_left", "announced", "dimension", "learner", "meter", "refunds",
-                 "refused", "spent", "stated", "wanted")  # fmt: skip
+    __slots__ = ("_left", "_left_at_spent", "_most_left", "_paced_from", "announced", "dimension", "learner", "meter",
+                 "refunds", "refused", "spent", "stated", "wanted")  # fmt: skip
 
     def __init__(self, dimension: Dimension, per_minute: float | None) -> None:
         self.dimension = dimension
@@ -30,6 +30,7 @@ class Lane:
         self.learner = RateLearner()
         self.meter = None if self.stated is None else Meter(self.stated)
         self.spent = self.refused = 0.0
+        self._paced_from = 0.0  # of what was spent, the meter has granted what came after this
         self.refunds = True
         self.wanted = False  # whether a call has waited for this lane since the last look
         self._left: float | None = None
@@ -53,9 +54,12 @@ class Lane:
         self.wanted = True
         return False
 
-    def settle(self, reserved: float, used: float) -> None:
-        """Correct a reservation by the usage; what was not used comes back unless the server keeps it."""
-        if self.meter is not None and (self.refunds or used > reserved):
+    def settle(self, reserved: float, used: float, mark: float) -> None:
+        """Correct a reservation by the usage; what was not used comes back unless the server keeps it.
+
+        ``mark`` is what had been spent when the call had started: what the meter never granted it does not get back.
+        """
+        if self.meter is not None and mark > self._paced_from and (self.refunds or used > reserved):
             self.meter.settle(reserved, used)
 
     def apply(self) -> bool:
@@ -69,6 +73,7 @@ class Lane:
         if self.meter is None:
             self.meter = Meter(rate)
             self.meter.drain()
+            self._paced_from = self.spent
         elif changed:
             self.meter.change(rate)
         return changed
@@ -108,7 +113,8 @@ class Lane:
             return
         spare = self._left - (self.spent - self._left_at_spent) - RESERVE * self._most_left
         if spare > 1 and self.wanted:
-            self.meter.credit += min(self.meter.rate * seconds, 0.2 * spare)
+            # Ticks may be late, by a minute where the machine has slept: no more than a bucket at once.
+            self.meter.credit += min(self.meter.rate * min(seconds, BUCKET_SECONDS), 0.2 * spare)
 
     def refuse(self, at: float, in_flight: float, offered: float, *, ramp: bool) -> None:
         """A call that started at ``at`` was refused; ``in_flight`` was spent since and may yet be granted.
@@ -123,9 +129,9 @@ class Lane:
             self.refunds = False  # the server charges what was asked for, not what was used
         self.apply()
 
-    def grow(self, now: float) -> bool:
+    def grow(self, now: float, *, paused: bool) -> bool:
         """Let a learned rate grow; whether the rate in force has changed."""
-        grown = self.learner.grow(now, wanted=self.wanted)
+        grown = self.learner.grow(now, wanted=self.wanted, paused=paused)
         self.wanted = False
         if not grown:
             return False
@@ -174,10 +180,10 @@ class Lanes:
             assert lane.meter is not None
             lane.meter.spend(permits[index])
 
-    def settle(self, permits: tuple[float, ...], used: tuple[float, ...]) -> None:
+    def settle(self, permits: tuple[float, ...], used: tuple[float, ...], marks: tuple[float, ...]) -> None:
         for index, lane in self._metered:
             if index:  # a request is one request
-                lane.settle(permits[index], used[index])
+                lane.settle(permits[index], used[index], marks[index])
 
     def marks(self) -> tuple[float, float, float, float]:
         """What has been spent so far, to be kept with a call that starts."""
@@ -206,11 +212,11 @@ class Lanes:
         lane.refuse(at, in_flight, offered, ramp=ramp)
         self._select()
 
-    def grow(self, now: float, seconds: float) -> list[Lane]:
+    def grow(self, now: float, seconds: float, *, paused: bool = False) -> list[Lane]:
         """Spend reserves and let learned rates grow; the lanes whose rate has changed."""
         for _, lane in self._metered:
             lane.spend_reserve(seconds)
-        changed = [lane for lane in self._all if lane.learner.rate is not None and lane.grow(now)]
+        changed = [lane for lane in self._all if lane.learner.rate is not None and lane.grow(now, paused=paused)]
         for _, lane in self._metered:
             lane.wanted = False
         if changed:

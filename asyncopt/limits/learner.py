@@ -3,7 +3,7 @@
 A refusal says that a server's bucket is empty. Between two such moments it can have granted no more than its rate
 times the time, so what was granted in between is never more than the rate; and if we came to the refusal by growing
 slowly, what we offered is hardly more than it. The rate lies between the two. Where two refusals are close together
-the offer was far off, and it is cut by a factor.
+the offer was far off, and it is cut by a factor. Time in which nobody wanted more than there was does not count.
 
 After a measurement the rate stands still below the quota, then grows slowly until the next refusal: one or two calls a
 minute are refused to know a quota to some percent, also where refused calls count.
@@ -34,12 +34,14 @@ _FASTER = 1.05  # growth that meets nothing grows itself
 class RateLearner:
     """The rate that refusals have taught, in permits a second; ``rate`` is None while none has come. Pure."""
 
-    __slots__ = ("_at", "_granted", "_grown", "_grows_from", "_growth", "_past", "_settled", "_stand", "rate")
+    __slots__ = ("_at", "_granted", "_grown", "_grows_from", "_growth", "_idle", "_looked", "_past",
+                 "_settled", "_stand", "rate")  # fmt: skip
 
     def __init__(self) -> None:
         self.rate: float | None = None
         self._at: float | None = None
         self._granted = 0.0
+        self._idle = self._looked = 0.0
         self._growth = 0.0
         self._grows_from = self._grown = 0.0
         self._settled = 0.0
@@ -52,12 +54,12 @@ class RateLearner:
         ``offered`` is the rate at which permits were being spent. ``ramp`` says that the server complains of growth,
         not of the rate.
         """
-        span = float("inf") if self._at is None else at - self._at
+        span = float("inf") if self._at is None else at - self._at - self._idle
         since = granted - self._granted
         if self._at is not None and since <= 0:
             return  # the probe itself was refused: the pause was too short, which says nothing of the rate
         measured = since / span if 0 < span < float("inf") else 0.0
-        self._at, self._granted = at, granted
+        self._at, self._granted, self._idle = at, granted, 0.0
         if ramp:
             rate, self._growth, stand = RAMP_CUT * offered, RAMP_GROWTH, STAND_SECONDS
         elif TRUSTED_SECONDS <= span < float("inf") and since >= TRUSTED_PERMITS:
@@ -83,8 +85,14 @@ class RateLearner:
         since, before = self._past[0]
         return (granted - before) / (at - since) if at - since >= TRUSTED_SECONDS else 0.0
 
-    def grow(self, now: float, *, wanted: bool) -> bool:
-        """Let the rate grow with time, as far as it was ``wanted``; whether it has changed."""
+    def grow(self, now: float, *, wanted: bool, paused: bool = False) -> bool:
+        """Let the rate grow with time, as far as it was ``wanted``; whether it has changed.
+
+        While ``paused`` nobody was let through, however much was wanted.
+        """
+        if not wanted and not paused:
+            self._idle += now - self._looked
+        self._looked = now
         if self.rate is None or now < self._grows_from:
             return False
         if not wanted:

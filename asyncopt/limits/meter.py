@@ -11,6 +11,7 @@ from aiolimiter import AsyncLimiter
 
 BUCKET_SECONDS = 0.1
 CHUNK_SECONDS = 0.02
+LONGEST_WAIT = 1.0  # seconds for a chunk: nobody is to wait long at a rate that has changed meanwhile
 SMALLEST_BUCKET = 2.0
 _EPSILON = (
     1e-9  # the bucket is larger by this much, or rounding leaves it short of a permit for ever on a virtual clock
@@ -19,7 +20,7 @@ _DEEPEST_DEBT = 0.5  # seconds of rate: what a server's headers may hold us back
 
 
 class Meter:
-    """One dimension of a quota: ``rate`` permits a second, with a burst of 0.1 s of rate, never under two permits."""
+    """One dimension of a quota: ``rate`` permits a second, with a burst of 0.1 s of rate, at least of one or two."""
 
     __slots__ = ("_bucket", "_full", "_limiter", "credit", "rate")
 
@@ -30,7 +31,9 @@ class Meter:
 
     def _fill(self, rate: float) -> None:
         self.rate = rate
-        self._bucket = max(SMALLEST_BUCKET, BUCKET_SECONDS * rate)
+        # One permit at low rates, where a server may grant one at a time; two from ten a second on, where waking up
+        # late would lose a part of the rate; then a tenth of a second's worth.
+        self._bucket = max(min(1 + BUCKET_SECONDS * rate, SMALLEST_BUCKET), BUCKET_SECONDS * rate)
         self._limiter = AsyncLimiter(self._bucket * (1 + _EPSILON), self._bucket / rate)
         self._full = True  # it would give its whole bucket away at once, and nobody is to have that
 
@@ -70,7 +73,7 @@ class Meter:
             self._full = False
             await self._limiter.acquire(self._bucket)
         missing = max(amount - self.credit, 0.0)
-        chunk = min(max(missing, CHUNK_SECONDS * self.rate), self._bucket)
+        chunk = min(max(missing, CHUNK_SECONDS * self.rate), self._bucket, LONGEST_WAIT * self.rate)
         await self._limiter.acquire(chunk)
         self.credit += chunk
 
