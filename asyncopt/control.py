@@ -53,7 +53,7 @@ class Control:
     def heard(self, limits: RateLimits, call: Call, now: float) -> None:
         """Take in what an answer's headers say of the server's limits."""
         self.slots.spoke()
-        changed = self.lanes.heard(limits, call.marks, now - call.started_at)
+        changed = self.lanes.heard(limits, call.marks, now - call.started_at, now)
         for lane in changed:
             self._changed(lane.dimension, lane.rate, "headers")
         if changed:

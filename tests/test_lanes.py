@@ -32,9 +32,9 @@ def announce(limit: float | None, remaining: float | None = None) -> RateLimits:
 def test_the_headers_rate_is_obeyed_at_a_share_and_a_stated_one_is_not_touched() -> None:
     def check() -> None:
         free, stated = Lanes(Quota()), Lanes(Quota(requests_per_minute=60))
-        assert [lane.dimension for lane in free.heard(announce(6000), free.marks(), 0.1)] == ["requests"]
+        assert [lane.dimension for lane in free.heard(announce(6000), free.marks(), 0.1, 1.0)] == ["requests"]
         assert free.requests.rate == pytest.approx(100 * OF_ANNOUNCED)
-        assert not stated.heard(announce(6000), stated.marks(), 0.1)
+        assert not stated.heard(announce(6000), stated.marks(), 0.1, 1.0)
         assert stated.requests.rate == 1.0
 
     metered(check)
@@ -44,7 +44,7 @@ def test_the_headers_rate_is_obeyed_at_a_share_and_a_stated_one_is_not_touched()
 def test_a_limit_that_is_none_says_nothing(limit: float) -> None:
     def check() -> None:
         lanes = Lanes(Quota())
-        assert not lanes.heard(announce(limit), lanes.marks(), 0.1)
+        assert not lanes.heard(announce(limit), lanes.marks(), 0.1, 1.0)
         assert not lanes.paced
 
     metered(check)
@@ -56,7 +56,7 @@ def test_what_a_meter_never_granted_does_not_come_back_to_it() -> None:
         permits = (1.0, 1000.0, 10.0, 990.0)
         lanes.spend(permits)
         early = lanes.marks()
-        lanes.heard(RateLimits(tokens=Allowance(6000, None)), early, 0.1)
+        lanes.heard(RateLimits(tokens=Allowance(6000, None)), early, 0.1, 1.0)
         assert lanes.tokens.meter is not None
         lanes.settle(permits, (1.0, 20.0, 10.0, 10.0), early)
         assert lanes.tokens.meter.credit == 0.0
@@ -70,7 +70,7 @@ def test_what_a_meter_never_granted_does_not_come_back_to_it() -> None:
 def test_a_late_tick_spends_no_more_of_a_reserve_than_a_punctual_one() -> None:
     def credit_after(seconds: float) -> float:
         lanes = Lanes(Quota())
-        lanes.heard(announce(6000, 6000), lanes.marks(), 0.0)
+        lanes.heard(announce(6000, 6000), lanes.marks(), 0.0, 1.0)
         meter = lanes.requests.meter
         assert meter is not None
         assert lanes.short(ONE) is not None
@@ -84,7 +84,7 @@ def test_a_server_that_has_nothing_left_holds_the_meter_back_for_half_a_second_a
     def check() -> None:
         lanes = Lanes(Quota(requests_per_minute=6000))
         for _ in range(20):
-            lanes.heard(announce(None, 0.0), (0.0, 0.0, 0.0, 0.0), 0.0)
+            lanes.heard(announce(None, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0), 0.0)
             lanes.spend(ONE)
         assert lanes.requests.meter is not None
         assert -52 <= lanes.requests.meter.credit < 0
@@ -147,7 +147,7 @@ def test_whatever_a_server_says_no_stated_or_announced_rate_is_exceeded(
         marks = lanes.marks()
         for what, one, two in plan:
             if what == "heard":
-                lanes.heard(RateLimits(**{str(one): two}), marks, 0.1)  # type: ignore[arg-type]
+                lanes.heard(RateLimits(**{str(one): two}), marks, 0.1, 1.0)  # type: ignore[arg-type]
             elif what == "spend":
                 permits = (1.0, float(one) + float(two), float(one), float(two))  # type: ignore[arg-type]
                 lanes.short(permits)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from asyncopt.limits.learner import RateLearner
 from asyncopt.limits.meter import BUCKET_SECONDS, Meter
+from asyncopt.limits.refunds import Refunds
 from asyncopt.values import DIMENSIONS, Allowance, Dimension, Quota, RateLimits
 
 OF_ANNOUNCED = 0.95
@@ -20,8 +21,8 @@ _SAME = 0.02
 class Lane:
     """One dimension: what may be spent a second, and what has been."""
 
-    __slots__ = ("_left", "_left_at_spent", "_most_left", "_paced_from", "announced", "dimension", "learner", "meter",
-                 "refunds", "refused", "spent", "stated", "wanted")  # fmt: skip
+    __slots__ = ("_largest", "_left", "_left_at_spent", "_most_left", "_paced_from", "announced", "dimension",
+                 "learner", "meter", "refunds", "refused", "spent", "stated", "wanted")  # fmt: skip
 
     def __init__(self, dimension: Dimension, per_minute: float | None) -> None:
         self.dimension = dimension
@@ -31,15 +32,21 @@ class Lane:
         self.meter = None if self.stated is None else Meter(self.stated)
         self.spent = self.refused = 0.0
         self._paced_from = 0.0  # of what was spent, the meter has granted what came after this
-        self.refunds = True
+        self.refunds = Refunds()
         self.wanted = False  # whether a call has waited for this lane since the last look
         self._left: float | None = None
         self._left_at_spent = self._most_left = 0.0
+        self._largest = 0.0  # what one call has taken at most; not of requests, which are counted exactly
 
     @property
     def known(self) -> float | None:
         """The rate that was stated, or else announced; None where nobody said any."""
         return self.stated if self.stated is not None else self.announced
+
+    @property
+    def _servers_rate(self) -> float:
+        known = self.announced / OF_ANNOUNCED if self.announced is not None else self.stated
+        return known or 0.0
 
     @property
     def rate(self) -> float | None:
@@ -49,6 +56,8 @@ class Lane:
 
     def covers(self, amount: float) -> bool:
         meter = self.meter
+        if amount > self._largest and self.dimension != "requests":
+            self._largest = amount
         if meter is None or meter.covers(amount):
             return True
         self.wanted = True
@@ -59,8 +68,14 @@ class Lane:
 
         ``mark`` is what had been spent when the call had started: what the meter never granted it does not get back.
         """
-        if self.meter is not None and mark > self._paced_from and (self.refunds or used > reserved):
+        if self.meter is None or mark <= self._paced_from:
+            return
+        if used > reserved or self.refunds.given is not False:
             self.meter.settle(reserved, used)
+        if self.refunds.given:
+            self.spent -= max(reserved - used, 0.0)
+        else:
+            self.refunds.unused(reserved - used)
 
     def apply(self) -> bool:
         """Bring the meter to the rate in force; whether it has changed."""
@@ -78,7 +93,7 @@ class Lane:
             self.meter.change(rate)
         return changed
 
-    def heard(self, allowance: Allowance, mark: float, since: float) -> bool:
+    def heard(self, allowance: Allowance, mark: float, since: float, now: float) -> bool:
         """Take in what an answer's headers say; whether the rate has changed.
 
         ``mark`` is what had been spent when that call had started, ``since`` seconds ago.
@@ -93,6 +108,8 @@ class Lane:
         changed = self.announced is not None and self.stated is None and self.apply()
         if allowance.remaining is not None:
             self._hear_remaining(allowance.remaining, mark, since)
+            if self.refunds.given is None and self.dimension != "requests":
+                self.refunds.saw(allowance.remaining, mark, now - since, self._servers_rate, self._most_left)
         return changed
 
     def _hear_remaining(self, remaining: float, mark: float, since: float) -> None:
@@ -102,7 +119,8 @@ class Lane:
         self._left = min(self._most_left, remaining + refilled - (self.spent - mark))
         self._left_at_spent = self.spent
         if self.meter is not None:
-            self.meter.hold_to(self._left)
+            # Tokens are estimates: one call's worth is kept back, so that a few tokens' error is no refusal.
+            self.meter.hold_to(self._left - self._largest)
 
     def spend_reserve(self, seconds: float) -> None:
         """Spend at up to twice the pace while the server says that more than half of its reserve is there.
@@ -126,7 +144,7 @@ class Lane:
         if self.meter is not None and self.learner.rate is not None and self.known is not None:
             self.learner.rate = min(self.learner.rate, self.known)
         if self.dimension != "requests":
-            self.refunds = False  # the server charges what was asked for, not what was used
+            self.refunds.given = False  # the server charges what was asked for, not what was used
         self.apply()
 
     def grow(self, now: float, *, paused: bool) -> bool:
@@ -190,12 +208,12 @@ class Lanes:
         requests, tokens, sent, received = self._all
         return requests.spent, tokens.spent, sent.spent, received.spent
 
-    def heard(self, limits: RateLimits, marks: tuple[float, ...], since: float) -> list[Lane]:
+    def heard(self, limits: RateLimits, marks: tuple[float, ...], since: float, now: float) -> list[Lane]:
         """Take in the headers of an answer; the lanes whose rate has changed."""
         changed = []
         for lane, mark in zip(self._all, marks, strict=True):
             allowance: Allowance | None = getattr(limits, lane.dimension)
-            if allowance is not None and lane.heard(allowance, mark, since):
+            if allowance is not None and lane.heard(allowance, mark, since, now):
                 changed.append(lane)
         if changed:
             self._select()

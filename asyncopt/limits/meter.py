@@ -61,7 +61,8 @@ class Meter:
     def hold_to(self, level: float) -> None:
         """Keep no more credit than the server says is left."""
         if level < self.credit:
-            self.credit = min(self.credit, max(level, -_DEEPEST_DEBT * self.rate))
+            self.credit = max(level, -_DEEPEST_DEBT * self.rate)
+            self._fill(self.rate)  # nor what the bucket would give at once
 
     async def take_chunk(self, amount: float) -> None:
         """Wait for one chunk of permits towards ``amount``, and keep it as credit.
