@@ -84,7 +84,7 @@ def test_a_server_that_has_nothing_left_holds_the_meter_back_for_half_a_second_a
     def check() -> None:
         lanes = Lanes(Quota(requests_per_minute=6000))
         for _ in range(20):
-            lanes.heard(announce(None, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0), 0.0)
+            lanes.heard(announce(None, 0.0), (0.0, 0.0, 0.0, 0.0), 0.0, 1.0)
             lanes.spend(ONE)
         assert lanes.requests.meter is not None
         assert -52 <= lanes.requests.meter.credit < 0
