@@ -206,7 +206,7 @@ def real(chosen: Namespace, sigma: float, cap: int) -> dict[str, Any]:
     for name, (module, _) in STUDIES.items():
         if rivals.installed(name, module):
             arms[name] = partial(rivals.study, name, size)
-    arms = {name: run for name, run in arms.items() if chosen.only in name}
+    arms = {name: run for name, run in arms.items() if any(part in name for part in chosen.only)}
     runs: dict[str, list[Figures]] = {name: [] for name in arms}
     for seed in range(chosen.rounds):
         for name, run in arms.items():
@@ -242,7 +242,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=2)
     options.add_argument("--rounds", type=int, default=7, help="of --real")
     options.add_argument("--real", action="store_true", help="over sockets, and the rivals")
-    options.add_argument("--only", default="", help="of --real: arms whose name has this in it")
+    options.add_argument("--only", nargs="+", default=[""], help="of --real: arms whose name has one of these in it")
     options.add_argument("--quick", action="store_true", help="two small steps of one seed, to see that it works")
     chosen = options.parse_args()
     chosen.steps = chosen.steps or (2 if chosen.quick else 6 if chosen.real else 200)
