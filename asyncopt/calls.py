@@ -70,6 +70,7 @@ class Call:
         "rival",
         "started_at",
         "state",
+        "taken_over",
         "timeout",
         "usd",
         "waiters",
@@ -112,7 +113,8 @@ class Call:
         self.expired = False
         self.first_piece_at: float | None = None
         self.rival: asyncio.Task[Answer] | None = None
-        self.winner: Completion | None = None
+        self.taken_over = False  # by its rival, which began first
+        self.winner: Answer | None = None
 
     @property
     def tokens(self) -> float:

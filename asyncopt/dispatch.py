@@ -233,11 +233,11 @@ class Dispatcher:
         if not call.attempts:
             call.first_at = now
         call.attempts += 1
-        call.expired, call.winner = False, None
+        call.expired, call.taken_over, call.winner = False, False, None
         self.in_flight_calls[me] = call
         try:
             if call.hedge:
-                return await self._hedging.send(call)
+                return await self._hedged(me, call)
             return await self.endpoint.send(call.model, call.request)
         except asyncio.CancelledError:
             # Cut short by a rival or a deadline, and only once; anything more is the end of the worker.
@@ -248,6 +248,14 @@ class Dispatcher:
             return Fault(FaultKind.BAD_REQUEST, f"the endpoint raised {type(error).__name__}, which is a defect of it")
         finally:
             del self.in_flight_calls[me]
+
+    async def _hedged(self, me: asyncio.Task[None], call: Call) -> Answer:
+        try:
+            return await self._hedging.send(call)
+        except asyncio.CancelledError:
+            if not call.taken_over or call.expired or me.uncancel() > 0:
+                raise
+            return await self._hedging.outcome(call)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 

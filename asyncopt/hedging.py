@@ -16,7 +16,7 @@ from asyncopt.control import Control
 from asyncopt.endpoints.protocol import Answer, Endpoint, StreamingEndpoint
 from asyncopt.limits import backoff
 from asyncopt.limits.budget import Account
-from asyncopt.values import Completion, Fault, Usage
+from asyncopt.values import Completion, Fault, FaultKind, Usage
 
 _REMEMBERED = 500
 _LEAST_KNOWN = 50
@@ -55,13 +55,21 @@ class Hedging:
         started = call.started_at
 
         def first_piece() -> None:
-            call.first_piece_at = self._loop.time()
-            self._first_pieces.append(call.first_piece_at - started)
+            if not call.taken_over:
+                call.first_piece_at = self._loop.time()
+                self._first_pieces.append(call.first_piece_at - started)
+                self.ended(call)
 
         answer = await self._endpoint.send_streamed(call.model, call.request, first_piece)
         if call.rival is not None and isinstance(answer, Fault) and answer.kind in backoff.PASSING:
             await asyncio.wait([call.rival])
         return call.winner or answer
+
+    async def outcome(self, call: Call) -> Answer:
+        """What the rival that has taken the call over brings in the end."""
+        if call.rival is not None:
+            await asyncio.wait([call.rival])
+        return call.winner or Fault(FaultKind.AMBIGUOUS, "an answer that had begun broke off")
 
     @property
     def _endpoint(self) -> StreamingEndpoint:
@@ -100,14 +108,21 @@ class Hedging:
         self._dispatcher.counts.hedges += 1
         assert call.payer is not None
         call.payer.hedges += 1
-        sending = self._endpoint.send_streamed(call.model, call.request, _nothing)
+        began = partial(self._rival_began, call, main)
+        sending = self._endpoint.send_streamed(call.model, call.request, began)
         call.rival = self._loop.create_task(sending, name="asyncopt-rival")
         self.tasks.add(call.rival)
         # A callback, since a task that is cancelled before its first step runs no line of its own.
         call.rival.add_done_callback(partial(self._raced, call, call.payer, main))
 
+    def _rival_began(self, call: Call, main: asyncio.Task[None]) -> None:
+        """The first piece decides, not the last: whoever ends first has the shorter answer, which is not the better."""
+        if call.rival is not None and call.first_piece_at is None and not call.expired:
+            call.taken_over = True
+            main.cancel()
+
     def _raced(self, call: Call, payer: Account, main: asyncio.Task[None], rival: asyncio.Task[Answer]) -> None:
-        """A rival has ended: its completion ends the first attempt, everything else leaves that alone."""
+        """A rival has ended; unless it had taken the call over, only its completion ends the first attempt."""
         self.tasks.discard(rival)
         failed = rival.cancelled() or rival.exception() is not None
         answer = None if failed else rival.result()
@@ -115,7 +130,9 @@ class Hedging:
         self._bill_loser(call, payer, answer)
         if call.rival is rival:
             call.rival = None
-            if isinstance(answer, Completion):
+            if call.taken_over:
+                call.winner = answer
+            elif isinstance(answer, Completion):
                 call.winner = answer
                 if not call.expired:  # else the attempt is being ended already
                     main.cancel()
@@ -134,7 +151,3 @@ class Hedging:
         if call.rival is not None:
             call.rival.cancel()
             call.rival = None
-
-
-def _nothing() -> None:
-    """Nobody waits for a rival's first piece."""

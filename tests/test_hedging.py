@@ -39,7 +39,8 @@ class Streams(FakeEndpoint):
             self.late.append((asyncio.get_running_loop().time(), request))
         try:
             await asyncio.sleep(first)
-            first_piece()
+            if not isinstance(answer, Fault):  # an error is no piece of an answer
+                first_piece()
             await asyncio.sleep(whole - first)
         except asyncio.CancelledError:
             self.cancelled += 1
@@ -101,12 +102,43 @@ def test_a_late_call_gets_one_rival_with_the_same_draw_and_the_rival_wins() -> N
     assert (account._reserved_tokens, account._reserved_usd) == (0, 0)
 
 
-def test_the_first_wins_where_it_ends_first_and_the_rival_is_cancelled() -> None:
-    endpoint = Streams((1.0, 1.2, Completion("first")), (FIRST, WHOLE, Completion("rival")))
+def test_who_begins_first_wins_even_if_the_other_would_end_first() -> None:
+    endpoint = Streams((1.0, 1.2, Completion("short")), (FIRST, 9.0, Completion("rival")))
     result, took, account, _ = raced(endpoint)
     assert isinstance(result, Completion)
-    assert (result.text, took, endpoint.cancelled) == ("first", pytest.approx(1.2), 1)
+    assert (result.text, endpoint.cancelled) == ("rival", 1)
+    assert took == pytest.approx(0.4 + 9.0, abs=0.2)
     assert (account.calls, account.hedges) == (2, 1)
+
+
+def test_a_first_attempt_that_begins_before_its_rival_goes_on_alone() -> None:
+    endpoint = Streams((0.6, 9.0, Completion("first")), (FIRST, WHOLE, Completion("short")))
+    result, took, account, _ = raced(endpoint)
+    assert isinstance(result, Completion)
+    assert (result.text, took, endpoint.cancelled) == ("first", pytest.approx(9.0), 1)
+    assert (account.calls, account.hedges) == (2, 1)
+
+
+def test_a_rival_that_took_over_and_broke_off_is_tried_again() -> None:
+    class BreaksOff(Streams):
+        async def send_streamed(self, model: str, request: Generate, first_piece: Callable[[], None]) -> Answer:
+            number = len(self.late)
+            answer = await super().send_streamed(model, request, first_piece)
+            return Fault(FaultKind.AMBIGUOUS, "cut") if request.prompt[0].content == "late" and number == 1 else answer
+
+    endpoint = BreaksOff((50, 60, None), (FIRST, WHOLE, None), (FIRST, WHOLE, Completion("again")))
+    result, _, account, _ = raced(endpoint)
+    assert isinstance(result, Completion)
+    assert (result.text, len(endpoint.late)) == ("again", 3)
+    assert account._reserved_tokens == 0
+
+
+def test_a_call_taken_over_still_has_its_deadline() -> None:
+    endpoint = Streams((50, 60, None), (FIRST, 40.0, None), (FIRST, WHOLE, Completion("again")))
+    result, took, account, _ = raced(endpoint, timeout=5.0)
+    assert isinstance(result, Completion)
+    assert (result.text, took < 10) == ("again", True)
+    assert account._reserved_tokens == 0
 
 
 def test_a_call_that_has_begun_gets_no_rival_however_long_it_takes() -> None:
@@ -127,7 +159,7 @@ def test_a_rivals_fault_leaves_the_first_alone(kind: FaultKind) -> None:
 
 
 def test_where_the_first_fails_in_passing_its_rival_may_yet_win() -> None:
-    endpoint = Streams((0.7, 0.8, Fault(FaultKind.TRANSIENT, "reset")), (FIRST, WHOLE, Completion("rival")))
+    endpoint = Streams((0.7, 0.8, Fault(FaultKind.TRANSIENT, "reset")), (0.5, WHOLE, Completion("rival")))
     result, took, account, _ = raced(endpoint)
     assert isinstance(result, Completion)
     assert (result.text, len(endpoint.late), endpoint.cancelled) == ("rival", 2, 0)
@@ -144,7 +176,7 @@ def test_where_both_fail_the_call_is_tried_again() -> None:
 
 
 def test_a_verdict_on_the_request_is_not_waited_for_twice() -> None:
-    endpoint = Streams((0.7, 0.8, Fault(FaultKind.REFUSED, "no")), (FIRST, WHOLE, Completion("rival")))
+    endpoint = Streams((0.7, 0.8, Fault(FaultKind.REFUSED, "no")), (0.5, WHOLE, Completion("rival")))
     result, took, _, _ = raced(endpoint)
     assert isinstance(result, CallFailed)
     assert (took, endpoint.cancelled) == (pytest.approx(0.8), 1)
