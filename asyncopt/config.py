@@ -230,7 +230,8 @@ def _complaint(problem: Mapping[str, Any]) -> str:
         return f"unknown key {path}; {meant} (known here: {', '.join(known)})"
     if problem["type"] == "missing":
         return f"{path} is missing"
-    return f"{path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{path}: {message[:1].lower()}{message[1:]}"
 
 
 def _fields_at(path: list[str]) -> list[str]:

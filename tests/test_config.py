@@ -162,3 +162,11 @@ def test_the_configuration_is_frozen() -> None:
     assert isinstance(config, Config)
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", ["9-3-1", "many", "0", 0, "1-2"])
+def test_a_concurrency_that_cannot_be_meant_is_named_in_one_sentence(value: object) -> None:
+    with pytest.raises(ConfigError) as error:
+        check({"task": {"name": "t"}, "models": {"scorer": {"model": "m", "concurrency": value}}})
+    assert "models.scorer.concurrency" in str(error.value)
+    assert "value error" not in str(error.value).lower()

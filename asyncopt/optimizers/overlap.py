@@ -21,8 +21,8 @@ START = -1  # the step of the starting points
 class Overlap:
     """What an optimizer with steps may leave unfinished when it goes on; all of it is off by default.
 
-    The next step begins when at most ``lag`` candidates of earlier steps are unscored; the starting points count, so
-    that the first steps may see an empty history. ``quorum`` is the share of the examples on which a candidate is
+    The next step begins when at most ``lag`` candidates of earlier steps are unscored, and never before the starting
+    points are scored. ``quorum`` is the share of the examples on which a candidate is
     decided until the late answers come. ``racing`` is the chance, over the whole study, of stopping any candidate that
     would have reached the best one its proposal saw.
     """
