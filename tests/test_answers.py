@@ -389,8 +389,8 @@ def test_the_answer_is_found_at_either_end_of_a_very_long_text() -> None:
 
 
 def test_unknown_modes_and_kinds_are_refused() -> None:
-    with pytest.raises(ConfigError, match="mode of grading is 'lenient'; it must be one of strict"):
-        grade("text", "a", "a", mode="lenient")
+    with pytest.raises(ConfigError, match="rules for answers are 'lenient'; they must be one of strict, opro_compat"):
+        grade("text", "a", "a", answers="lenient")  # type: ignore[arg-type]
     with pytest.raises(
         ConfigError, match="kind of answer is 'numeral'; it must be one of number, choice, boolean, text"
     ):

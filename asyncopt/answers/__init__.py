@@ -1,5 +1,48 @@
-"""Reading the answer out of a model's text and comparing it with the right one."""
+"""Reading the answer out of a model's text and comparing it with the right one.
 
-from asyncopt.answers.strict import KINDS, Kind, grade
+By one of two sets of rules: ``strict``, made for new work, or ``opro_compat``, which repeats the reference code of OPRO
+with all its slips, because published scores were measured with them.
+"""
 
-__all__ = ["KINDS", "Kind", "grade"]
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+from asyncopt.answers import opro_compat, strict
+from asyncopt.answers.strict import KINDS, Kind
+from asyncopt.errors import ConfigError
+
+__all__ = ["ANSWERS", "KINDS", "Answers", "Kind", "grade", "parse"]
+
+Answers: TypeAlias = Literal["strict", "opro_compat"]
+ANSWERS: tuple[Answers, ...] = get_args(Answers)
+
+
+def grade(
+    kind: Kind, answer: str, target: str, *, answers: Answers = "strict", prompt: str = "", after_cue: bool = False
+) -> float:
+    """1.0 if the answer is right, else 0.0. An answer that states nothing is wrong; no text raises.
+
+    ``prompt`` is what the scorer was asked, in which the reference's rules look for the texts of the options.
+    ``after_cue`` says that the answer continues a cue at the end of a second prompt ("So the final answer is").
+    Raises :class:`ConfigError` for a kind or rules that there are not.
+    """
+    _check(kind, answers)
+    if answers == "strict":
+        return float(strict.right(kind, answer, target, after_cue=after_cue))
+    return float(opro_compat.right(kind, answer, target, prompt=prompt, after_cue=after_cue))
+
+
+def parse(kind: Kind, answer: str, *, answers: Answers = "strict", after_cue: bool = False) -> str:
+    """What the rules take for the answer in the text, for people to read; empty where there is none."""
+    _check(kind, answers)
+    if answers == "strict":
+        return strict.parse(kind, answer, after_cue=after_cue)
+    return opro_compat.parse(kind, answer, after_cue=after_cue)
+
+
+def _check(kind: str, answers: str) -> None:
+    if answers not in ANSWERS:
+        raise ConfigError(f"the rules for answers are {answers!r}; they must be one of {', '.join(ANSWERS)}")
+    if kind not in KINDS:
+        raise ConfigError(f"the kind of answer is {kind!r}; it must be one of {', '.join(KINDS)}")
