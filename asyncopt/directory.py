@@ -7,18 +7,20 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from asyncopt import codec
 from asyncopt.errors import ConfigError, RunLocked
-from asyncopt.journal import Journal, Record, read_records, write_atomically
+from asyncopt.files import write_atomically
+from asyncopt.journal import Journal, Record, read_records
 from asyncopt.version import __version__
 
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 RESULT = "result.json"
+TRACE = "trace.jsonl"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -99,6 +101,14 @@ class RunDirectory:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_atomically(self.path / RESULT, codec.dumps(result))
+
+    def open_trace(self) -> BinaryIO:
+        """The trace's file, to be appended to; of a step that was interrupted, things may stand there twice."""
+        path = self.path / TRACE
+        try:
+            return path.open("ab")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written ({error.strerror}); make room, or leave trace off") from None
 
     def close(self) -> None:
         self.journal.close()

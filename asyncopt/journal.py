@@ -16,6 +16,7 @@ from typing import Any
 
 from asyncopt import codec
 from asyncopt.errors import AsyncoptError, JournalDamaged
+from asyncopt.files import sync_directory
 
 VERSION = 1
 _CRC_FIELD = b',"crc":"'
@@ -129,26 +130,3 @@ def _write(file: int, data: bytes) -> None:
     # A full disk first gives a short write without any error, and only then ENOSPC.
     while data:
         data = data[os.write(file, data) :]
-
-
-def sync_directory(folder: Path) -> None:
-    """Make the names in a folder durable, where the platform can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file as a whole: after a crash it is the old one or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    sync_directory(path.parent)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from asyncopt.directory import RunDirectory, differences
 from asyncopt.errors import AsyncoptError, ConfigError, JournalDamaged, RunLocked
-from asyncopt.journal import Journal, Record, pack_record, read_records, unpack_record, write_atomically
+from asyncopt.files import write_atomically
+from asyncopt.journal import Journal, Record, pack_record, read_records, unpack_record
 
 
 def written(path: Path, count: int = 5) -> bytes:

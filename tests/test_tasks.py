@@ -1,8 +1,7 @@
-"""Loaders: golden splits of the published data, own data with everything that can be wrong with it, options, names."""
+"""Loaders: bundled words, own data with everything that can be wrong with it, options, splits, names."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -11,21 +10,9 @@ from pathlib import Path
 import pytest
 
 from asyncopt.errors import ConfigError, DataError
-from asyncopt.tasks import LinearRegression, Task, catalogue, load
-from asyncopt.tasks import bbh as bbh_module
-from asyncopt.tasks import gsm8k as gsm8k_module
-from asyncopt.tasks.sources import reference_split
+from asyncopt.tasks import LinearRegression, Task, catalogue, load, procedural
 
 Written = Callable[..., str]
-
-# Of the reference code: items, ratio -> training items, the first of their indices, sha256 of all, joined by commas.
-SPLITS = [
-    (7473, 0.035, 261, [29, 33, 38, 39, 42, 49, 72, 98], "b961e3c646da4762"),
-    (250, 0.2, 50, [5, 8, 12, 22, 37, 44, 45, 55], "4b09eaf8b6f77718"),
-    (187, 0.2, 37, [4, 5, 7, 18, 26, 33, 37, 44], "9da57a694524e8dc"),
-    (146, 0.2, 29, [7, 8, 16, 22, 24, 26, 27, 33], "048b7568be266dcd"),
-    (178, 0.2, 35, [4, 5, 7, 8, 18, 26, 33, 37], "b27e1ba43947e844"),
-]
 
 
 def loaded(name: str, **arguments: object) -> Task:
@@ -46,91 +33,6 @@ def written(tmp_path: Path) -> Written:
     return write
 
 
-@pytest.mark.parametrize(("count", "ratio", "size", "first", "digest"), SPLITS)
-def test_reference_splits(count: int, ratio: float, size: int, first: list[int], digest: str) -> None:
-    indices = reference_split(count, ratio)
-    assert len(indices) == size
-    assert indices[:8] == first
-    assert hashlib.sha256(",".join(map(str, indices)).encode()).hexdigest().startswith(digest)
-
-
-def test_gsm8k_is_the_published_data_in_the_references_split(data: Path) -> None:
-    task = loaded("gsm8k", data=data, seed=7)
-    assert [len(task.train), len(task.validation), len(task.test)] == [261, 0, 1319]
-    assert [example.id for example in task.train] == reference_split(7473, 0.035)
-    assert task.test[0].target == "18"
-    assert all(re.fullmatch(r"-?\d+(\.\d+)?", example.target) for example in task.train + task.test)
-    assert task.forbid is not None
-    assert task.forbid.search("In 3 steps")
-    assert (task.kind, task.initial, task.max_tokens) == ("number", ("Let's solve the problem.",), 1024)
-    assert task.render("Think.", "1 + 1?") == "Think.\n1 + 1?"
-
-
-def test_gsm8ks_own_solutions_are_graded_right(data: Path) -> None:
-    task = loaded("gsm8k", data=data)
-    solutions = [json.loads(line)["answer"] for line in (data / "gsm8k" / "test.jsonl").read_text("utf-8").splitlines()]
-    assert [task.grade(text, example) for text, example in zip(solutions, task.test, strict=True)] == [1.0] * 1319
-
-
-@pytest.mark.parametrize("stem", bbh_module.STEMS)
-def test_bbh_splits_and_targets_fit_their_kind(data: Path, stem: str) -> None:
-    task = loaded(f"bbh/{stem}", data=data)
-    rows = json.loads((data / "bbh" / f"{stem}.json").read_text("utf-8"))["examples"]
-    assert [example.id for example in task.train] == reference_split(len(rows), 0.2)
-    assert sorted(example.id for example in task.train + task.test) == list(range(len(rows)))
-    assert task.kind == bbh_module.kind_of(stem)
-    assert task.initial == ("",)
-    for example in task.train + task.test:
-        assert example.input == rows[example.id]["input"]
-        assert task.grade(f"Let's see.\n\nThe answer is {example.target}.", example) == 1.0
-    targets = {example.target.casefold() for example in task.train + task.test}
-    if task.kind == "boolean":
-        assert targets in ({"yes", "no"}, {"true", "false"}, {"valid", "invalid"})
-    if task.kind == "choice":
-        assert {target for target in targets if not re.fullmatch(r"\([a-z]\)", target)} <= {
-            "monsters, inc",
-            "dearth, wind, & fire",
-            "rita, sue and bob poo",
-        }
-
-
-def test_bbh_answers_of_another_item_are_graded_wrong(data: Path) -> None:
-    for stem in bbh_module.STEMS:
-        task = loaded(f"bbh/{stem}", data=data)
-        for example, other in zip(task.test, task.test[1:], strict=False):
-            if example.target != other.target:
-                assert task.grade(f"The answer is {other.target}.", example) == 0.0
-
-
-def test_kinds_of_bbh_are_the_references() -> None:
-    kinds = [bbh_module.kind_of(stem) for stem in bbh_module.STEMS]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"boolean": 6, "choice": 17, "text": 2, "number": 2}
-
-
-def test_missing_data_says_which_file_and_where_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as without:
-        load("gsm8k")
-    with pytest.raises(DataError) as elsewhere:
-        load("bbh/navigate", data=tmp_path)
-    assert "DIR/gsm8k/train.jsonl" in str(without.value)
-    assert str(tmp_path / "bbh" / "navigate.json") in str(elsewhere.value)
-    assert gsm8k_module.TRAIN.url in str(without.value)
-    assert bbh_module.file_of("navigate").url in str(elsewhere.value)
-    for error in (without, elsewhere):
-        assert "--data DIR" in str(error.value)
-        assert "ASYNCOPT_DATA" in str(error.value)
-
-
-def test_another_file_than_the_published_one_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "bbh").mkdir()
-    content = b'{"examples": []}'
-    (tmp_path / "bbh" / "navigate.json").write_bytes(content)
-    with pytest.raises(DataError) as refused:
-        load("bbh/navigate", data=tmp_path)
-    assert hashlib.sha256(content).hexdigest() in str(refused.value)
-    assert bbh_module.file_of("navigate").sha256 in str(refused.value)
-
-
 def test_files_beyond_the_limit_are_refused_before_they_are_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +47,7 @@ def test_files_beyond_the_limit_are_refused_before_they_are_parsed(
 def test_bundled_words(name: str, least: int, test_size: int) -> None:
     task = loaded(name)
     assert [len(task.train), len(task.validation), len(task.test)] == [40, 40, test_size]
-    text = (Path(bbh_module.__file__).parent / "words" / f"{name}.txt").read_text("utf-8")
+    text = (Path(procedural.__file__).parent / "words" / f"{name}.txt").read_text("utf-8")
     rows = [line.split("\t") for line in text.splitlines()]
     assert len(rows) >= least
     assert {len(row) for row in rows} == {2}
@@ -194,6 +96,70 @@ def test_own_data_is_dealt_by_the_seed(written: Written) -> None:
     assert sorted(e.id for e in first.train + first.validation + first.test) == list(range(10))
     assert first == again
     assert first.fingerprint != other.fingerprint
+
+
+def test_shares_of_own_data(written: Written) -> None:
+    path = written(*({"input": str(number), "target": "x"} for number in range(10)))
+    thirds = loaded(path, options={"train_ratio": "1/3", "validation_ratio": "1/3"})
+    assert [len(thirds.train), len(thirds.validation), len(thirds.test)] == [3, 3, 4]
+    some = loaded(path, options={"train_ratio": 0.2, "validation_ratio": 0, "test_ratio": 0.3})
+    assert [len(some.train), len(some.validation), len(some.test)] == [2, 0, 3]
+    none_left = loaded(path, options={"train_ratio": 0.85, "validation_ratio": 0.15})
+    assert [len(none_left.train), len(none_left.validation), len(none_left.test)] == [8, 1, 0]
+    sliced = loaded(path, options={"train_slice": "1:", "test_slice": ":50%"})
+    usual = loaded(path)
+    assert (sliced.train, sliced.validation, sliced.test) == (usual.train[1:], usual.validation, usual.test[:1])
+    assert loaded(path, seed=3, options={"split_seed": 0}) == usual
+    assert loaded(path, options={"split_seed": 3}).train == loaded(path, seed=3).train != usual.train
+    assert loaded(path, seed=2**40).train  # a study's seed may be larger than those of NumPy
+
+
+def test_own_data_may_be_for_evaluation_alone(written: Written) -> None:
+    stated = loaded(written({"input": "a", "target": "b", "split": "test"}))
+    assert [len(stated.train), len(stated.test)] == [0, 1]
+    drawn = loaded(written({"input": "a", "target": "b"}), options={"train_ratio": 0, "validation_ratio": 0})
+    assert [len(drawn.train), len(drawn.test)] == [0, 1]
+
+
+@pytest.mark.parametrize("option", [{"train_ratio": 0.5}, {"split_seed": 1}])
+def test_own_data_that_state_their_splits_are_not_dealt(written: Written, option: Mapping[str, object]) -> None:
+    path = written({"input": "a", "target": "b", "split": "train"}, {"input": "c", "target": "d", "split": "test"})
+    with pytest.raises(ConfigError, match=f"state their splits; remove the option {next(iter(option))}"):
+        load(path, options=option)
+    assert loaded(path, options={"test_slice": ":1"}).test[0].input == "c"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_ratio": 1.01}, "option train_ratio of own is 1.01; it must be a number from 0 to 1"),
+        ({"train_ratio": -0.1}, "must be a number from 0 to 1"),
+        ({"train_ratio": True}, "must be a number from 0 to 1"),
+        ({"train_ratio": float("nan")}, "must be a number from 0 to 1"),
+        ({"test_ratio": "1/0"}, "'1/0'; it must be a number from 0 to 1, or a text such as '1/3'"),
+        ({"test_ratio": "4/3"}, "'4/3'; it must be"),
+        ({"test_ratio": "half"}, "'half'; it must be"),
+        (
+            {"train_ratio": 0.9},
+            "the splits of own are more than the whole: train_ratio 0.9 + validation_ratio 0.2; lower one",
+        ),
+        ({"train_ratio": 0.5, "validation_ratio": 0.25, "test_ratio": "1/3"}, "test_ratio 0.333333; lower one"),
+        ({"split_seed": -1}, "split_seed of own is -1; it must be an integer from 0"),
+        ({"split_seed": 2**32}, "it must be an integer from 0"),
+        ({"split_seed": "x"}, "it must be an integer from 0"),
+        ({"train_slice": "10"}, "train_slice of own is '10'; it must be START:STOP"),
+        ({"train_slice": 10}, "is 10; it must be START:STOP"),
+        ({"train_slice": "-3:"}, "it must be START:STOP"),
+        ({"train_slice": "0%:101%"}, "it must be START:STOP"),
+        ({"test_slice": "2:1"}, "test_slice of own is '2:1', which keeps none of the 3 examples; widen it"),
+        ({"validation_slice": "5:"}, "keeps none of the 2 examples"),
+        ({"train_ration": 1}, "own has no option 'train_ration'; did you mean 'train_ratio'"),
+    ],
+)
+def test_wrong_splits_are_refused(written: Written, options: Mapping[str, object], message: str) -> None:
+    path = written(*({"input": str(number), "target": "x"} for number in range(10)))
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(path, options=options)
 
 
 def test_two_own_examples_are_enough(written: Written) -> None:
@@ -262,7 +228,6 @@ def test_targets_must_fit_the_kind(written: Written, kind: str, target: str) -> 
         ([b""], "has no examples"),
         ([b"\n \n"], "has no examples"),
         ([GOOD], "1 example; a study needs at least two"),
-        ([{"input": "a", "target": "b", "split": "test"}], 'no example with the split "train"'),
     ],
 )
 def test_files_without_enough_examples_are_refused(written: Written, lines: list[object], message: str) -> None:
@@ -368,6 +333,7 @@ def test_a_name_that_no_file_can_have_is_a_missing_file(name: str) -> None:
 
 def test_linear_regression_is_a_task() -> None:
     assert load("linear-regression", options={"w_true": 3, "b_true": 5, "repetition": 4}) == LinearRegression(3, 5, 4)
+    assert load("linear-regression", seed=2) == LinearRegression(15, 14, 2)
 
 
 @pytest.mark.parametrize(
@@ -386,14 +352,24 @@ def test_a_name_like_no_other_gets_the_list() -> None:
         load("#")
 
 
-def test_the_catalogue_is_what_can_be_loaded(data: Path) -> None:
+def test_the_catalogue_has_every_name_once() -> None:
     infos = catalogue()
-    assert len({info.name for info in infos}) == len(infos) == 31
+    names = [info.name for info in infos]
+    assert len(set(names)) == len(names)
+    assert {"gsm8k", "aqua", "multiarith", "bbh/navigate", "mmlu/anatomy", "mmlu/stem", "antonym"} <= set(names)
+    assert sum(name.startswith("bbh/") for name in names) == 27
+    assert sum(name.startswith("mmlu/") for name in names) == 57 + 4
     for info in infos:
-        assert load(info.name, data=data).name == info.name
         assert "\n" not in info.summary
-        if info.needs_data:
-            with pytest.raises(DataError):
-                load(info.name)
-        else:
+        if not info.needs_data:
             assert load(info.name).fingerprint
+
+
+def test_names_that_need_data_name_the_command_that_fetches_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCOPT_CACHE_DIR", str(tmp_path))
+    for info in catalogue():
+        if info.needs_data:
+            with pytest.raises(DataError, match=f"fetch it with `asyncopt data get {info.name.partition('/')[0]}"):
+                load(info.name)

@@ -27,7 +27,7 @@ def serve_local(model: str, threads: int | None) -> None:
 
 
 async def _serve_local(model: str, threads: int | None) -> None:
-    from asyncopt.cli.run import cache_folder
+    from asyncopt.files import cache_folder
     from asyncopt.local import LocalServer
 
     log = cache_folder() / "local.log"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 from asyncopt.errors import ConfigError
+from asyncopt.files import cache_folder
 from asyncopt.local.fetch import Progress, Source, download, unpack
 from asyncopt.local.fingerprint import sha256_of
 from asyncopt.local.requantise import requantise
@@ -28,10 +28,7 @@ def silent(_: str) -> None:
 
 def models_folder() -> Path:
     """Where weights and their checksums are kept: ``$ASYNCOPT_CACHE_DIR/models``, or the platform's cache folder."""
-    from platformdirs import user_cache_path
-
-    stated = os.environ.get("ASYNCOPT_CACHE_DIR")
-    return (Path(stated) if stated else user_cache_path("asyncopt")) / "models"
+    return cache_folder() / "models"
 
 
 def require_packages(*names: str) -> None:

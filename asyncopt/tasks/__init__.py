@@ -1,4 +1,4 @@
-"""Tasks by name: published benchmarks, bundled word lists, a user's own data, and the linear regression demo."""
+"""Tasks by name: published benchmarks, bundled word lists, a user's own data, and the paper's two demonstrations."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 from asyncopt.errors import ConfigError
-from asyncopt.tasks.linear_regression import LinearRegression
+from asyncopt.tasks.linear_regression import LARGEST_REPETITION, LinearRegression
+from asyncopt.tasks.objective import Objective
 from asyncopt.tasks.task import Example, Task
+from asyncopt.tasks.tsp import TSP
 
-__all__ = ["Example", "LinearRegression", "Task", "TaskInfo", "catalogue", "load"]
+__all__ = ["TSP", "Example", "LinearRegression", "Objective", "Task", "TaskInfo", "catalogue", "load"]
 
 _NO_OPTIONS: Mapping[str, object] = MappingProxyType({})
 _LINEAR_REGRESSION = "linear-regression"
+_TSP = "tsp"
+OBJECTIVES = (_LINEAR_REGRESSION, _TSP)  # problems that no model scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,46 +33,79 @@ class TaskInfo:
 
 def catalogue() -> list[TaskInfo]:
     """All tasks that have names; beside them, a path ending in ``.jsonl`` is a task too."""
-    from asyncopt.tasks import bbh, gsm8k, procedural
+    from asyncopt.tasks import aqua, bbh, gsm8k, mmlu, multiarith, procedural
 
     return [
         *(TaskInfo(name, summary, needs_data=False) for name, summary in procedural.SUMMARIES.items()),
         TaskInfo(_LINEAR_REGRESSION, "find (w, b) of a noisy line; no model scores it", needs_data=False),
+        TaskInfo(_TSP, "find the shortest round trip through points; no model scores it", needs_data=False),
         TaskInfo("gsm8k", gsm8k.SUMMARY, needs_data=True),
         *(TaskInfo(f"bbh/{stem}", bbh.summary_of(stem), needs_data=True) for stem in bbh.STEMS),
+        TaskInfo("aqua", aqua.SUMMARY, needs_data=True),
+        TaskInfo("multiarith", multiarith.SUMMARY, needs_data=True),
+        *(TaskInfo(f"mmlu/{stem}", mmlu.summary_of(stem), needs_data=True) for stem in mmlu.STEMS),
     ]
 
 
 def load(
     name: str, *, data: Path | None = None, seed: int = 0, options: Mapping[str, object] = _NO_OPTIONS
-) -> Task | LinearRegression:
+) -> Task | Objective:
     """The task of this name, with the options of its table in the configuration.
 
-    ``data`` is the folder with published files (``gsm8k/train.jsonl``, ``bbh/<task>.json``). ``seed`` deals the
-    examples of bundled words and own data to their splits; published tasks have the reference's split for every seed.
-    Raises :class:`ConfigError` for an unknown name or option and :class:`DataError` for data that cannot be used.
+    ``data`` is the folder with published files (:mod:`asyncopt.tasks.sources` has its layout), by default the one that
+    ``asyncopt data get`` fills; nothing is ever downloaded here. ``seed`` deals the examples of bundled words and own
+    data to their splits, and is the repetition of problems that are scored by a function; published tasks have the
+    reference's split for every seed. Raises :class:`ConfigError` for an unknown name or option and :class:`DataError`
+    for data that cannot be used.
     """
-    from asyncopt.tasks import bbh, gsm8k, jsonl, procedural
+    from asyncopt.tasks import jsonl, procedural
 
-    family, _, stem = name.partition("/")
     if name.endswith(".jsonl"):
         return jsonl.load(Path(name), seed, options)
     if name in procedural.SUMMARIES:
         return procedural.load(name, seed, options)
     if name == _LINEAR_REGRESSION:
-        return _linear_regression(options)
+        return _linear_regression(seed, options)
+    if name == _TSP:
+        return _tsp(seed, options)
+    task = _published(name, data, options)
+    if task is None:
+        raise _unknown(name)
+    return task
+
+
+def _published(name: str, data: Path | None, options: Mapping[str, object]) -> Task | None:
+    from asyncopt.tasks import aqua, bbh, gsm8k, mmlu, multiarith
+
+    family, _, stem = name.partition("/")
     if name == "gsm8k":
         return gsm8k.load(data, options)
+    if name == "aqua":
+        return aqua.load(data, options)
+    if name == "multiarith":
+        return multiarith.load(data, options)
     if family == "bbh" and stem in bbh.STEMS:
         return bbh.load(stem, data, options)
-    raise _unknown(name)
+    if family == "mmlu" and stem in mmlu.STEMS:
+        return mmlu.load(stem, data, options)
+    return None
 
 
-def _linear_regression(options: Mapping[str, object]) -> LinearRegression:
+def _linear_regression(seed: int, options: Mapping[str, object]) -> LinearRegression:
     from asyncopt.tasks.options import check_names
 
     check_names(_LINEAR_REGRESSION, options, ("w_true", "b_true", "repetition"))
-    return LinearRegression(**options)  # type: ignore[arg-type]  # it checks its values itself
+    repetition = seed % (LARGEST_REPETITION + 1)
+    return LinearRegression(**{"repetition": repetition, **options})  # type: ignore[arg-type]  # it checks its values itself
+
+
+def _tsp(seed: int, options: Mapping[str, object]) -> TSP:
+    from asyncopt.tasks.options import check_names
+
+    check_names(_TSP, options, ("nodes", "instance", "starts"))
+    task = TSP(**{"instance": seed, **options})  # type: ignore[arg-type]  # it checks its values itself
+    _ = task.optimum  # seconds of computing that no event loop should wait for
+    return task
 
 
 def _unknown(name: str) -> ConfigError:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from asyncopt import codec
 from asyncopt.answers import Kind
-from asyncopt.tasks.options import with_options
-from asyncopt.tasks.sources import PublishedFile, fingerprint, reference_split
+from asyncopt.tasks.sources import PublishedFile
+from asyncopt.tasks.splits import Splits, dealt_task
 from asyncopt.tasks.task import Example, Task
 
 TRAIN_RATIO = 0.2
@@ -78,22 +78,18 @@ def summary_of(stem: str) -> str:
 
 def file_of(stem: str) -> PublishedFile:
     """The published file of a task."""
-    return PublishedFile(f"bbh/{stem}.json", f"{_HOME}/{stem}.json", _SHA256[stem])
+    return PublishedFile(f"bbh/{stem}", f"bbh/{stem}.json", f"{_HOME}/{stem}.json", _SHA256[stem])
 
 
 def load(stem: str, data: Path | None, options: Mapping[str, object]) -> Task:
     """The task with the reference's fifth of the file for training, and the rest for the test."""
+    splits = Splits.of(f"bbh/{stem}", options, train=TRAIN_RATIO)
     rows = codec.loads(file_of(stem).read(data))["examples"]
     examples = [Example(number, row["input"], row["target"].strip()) for number, row in enumerate(rows)]
-    chosen = set(reference_split(len(examples), TRAIN_RATIO))
-    train = tuple(example for example in examples if example.id in chosen)
-    test = tuple(example for example in examples if example.id not in chosen)
-    task = Task(
-        name=f"bbh/{stem}",
+    return dealt_task(
+        f"bbh/{stem}",
+        splits.deal(examples),
+        options,
         kind=kind_of(stem),
-        train=train,
-        test=test,
         description=f"The task {stem.replace('_', ' ')} of BIG-Bench Hard.",
-        fingerprint=fingerprint(train, test),
     )
-    return with_options(task, options)

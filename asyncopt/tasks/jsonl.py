@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import TypeAlias, get_args
+from typing import TypeAlias
 
 from asyncopt import codec
 from asyncopt.answers import Kind, grade
@@ -13,13 +13,13 @@ from asyncopt.answers.strict import KINDS
 from asyncopt.errors import ConfigError, DataError
 from asyncopt.tasks.options import text_option, with_options
 from asyncopt.tasks.sources import fingerprint, parse_line, read_capped
+from asyncopt.tasks.splits import OPTIONS, RATIOS, SPLITS, Splits
 from asyncopt.tasks.task import Example, Split, Task
 
 LONGEST_LINE = 1 << 20  # bytes
-TRAIN_SHARE, VALIDATION_SHARE = 0.5, 0.2  # the rest is for the test
+TRAIN_RATIO, VALIDATION_RATIO = 0.5, 0.2  # the rest is for the test
 
 _FIELDS = (("input", "question"), ("target", "answer"))
-_SPLITS: tuple[Split, ...] = get_args(Split)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _Row: TypeAlias = tuple[Example, Split | None]
@@ -30,14 +30,16 @@ def load(path: Path, seed: int, options: Mapping[str, object]) -> Task:
 
     A line has ``input`` and ``target`` (or ``question`` and ``answer``), texts or numbers, and either every line has a
     ``split`` (train, validation or test) or none: then the seed deals half of the examples to training, a fifth to
-    validation and the rest to the test. Options beside the common ones: ``kind`` (text, number, choice or boolean) and
-    ``description``. Raises :class:`DataError` naming the line that cannot be used, and what is wrong with it.
+    validation and the rest to the test, or what the options of splits say. Options beside these and the common ones:
+    ``kind`` (text, number, choice or boolean) and ``description``. Raises :class:`DataError` naming the line that
+    cannot be used, and what is wrong with it.
     """
     name = path.stem
     kind = _kind(name, options)
+    splits = Splits.of(name, options, train=TRAIN_RATIO, validation=VALIDATION_RATIO, seed=seed)
     rows = _rows(path, kind)
-    splits = _stated(rows, path) if rows[0][1] else _dealt(rows, seed, path)
-    train, validation, test = (tuple(splits[split]) for split in _SPLITS)
+    found = _stated(rows, path, options) if rows[0][1] else _dealt(rows, splits, path)
+    train, validation, test = splits.cut(*(found[split] for split in SPLITS))
     task = Task(
         name=name,
         kind=kind,
@@ -47,7 +49,7 @@ def load(path: Path, seed: int, options: Mapping[str, object]) -> Task:
         description=text_option(name, options, "description", ""),
         fingerprint=fingerprint(train, validation, test),
     )
-    return with_options(task, options, own=("kind", "description"))
+    return with_options(task, options, own=("kind", "description", *OPTIONS))
 
 
 def _kind(name: str, options: Mapping[str, object]) -> Kind:
@@ -114,35 +116,39 @@ def _text(value: Mapping[str, object], names: tuple[str, str], place: str) -> st
 def _split(value: Mapping[str, object], place: str) -> Split | None:
     if "split" not in value:
         return None
-    for split in _SPLITS:
+    for split in SPLITS:
         if value["split"] == split:
             return split
     found = codec.printable(str(value["split"]), 60)
-    raise DataError(f"{place}: the split is {found!r}; it must be one of {', '.join(_SPLITS)}")
+    raise DataError(f"{place}: the split is {found!r}; it must be one of {', '.join(SPLITS)}")
 
 
-def _stated(rows: list[_Row], path: Path) -> dict[Split, list[Example]]:
-    splits: dict[Split, list[Example]] = {split: [example for example, of in rows if of == split] for split in _SPLITS}
+def _stated(rows: list[_Row], path: Path, options: Mapping[str, object]) -> dict[Split, list[Example]]:
+    drawn = next((name for name in (*RATIOS, "split_seed") if name in options), None)
+    if drawn is not None:
+        raise ConfigError(f"the lines of {path} state their splits; remove the option {drawn}, or their field split")
+    splits: dict[Split, list[Example]] = {split: [example for example, of in rows if of == split] for split in SPLITS}
     seen = {example.input for example in splits["train"]}
-    twice = next((example for split in _SPLITS[1:] for example in splits[split] if example.input in seen), None)
+    twice = next((example for split in SPLITS[1:] for example in splits[split] if example.input in seen), None)
     if twice is not None:
         text = codec.printable(twice.input, 60)
         raise DataError(f"{path}: the input {text!r} is in the training split and in another; keep it in one of them")
-    if not splits["train"]:
-        raise DataError(f'{path} has no example with the split "train"; a study needs at least one')
     return splits
 
 
-def _dealt(rows: list[_Row], seed: int, path: Path) -> dict[Split, list[Example]]:
+def _dealt(rows: list[_Row], splits: Splits, path: Path) -> dict[Split, list[Example]]:
     """The examples dealt to the splits by their input, so that one that stands there twice is never in two of them."""
     inputs = list(dict.fromkeys(example.input for example, _ in rows))
-    if len(inputs) < 2:
+    if len(inputs) < 2 and splits.train > 0:
         raise DataError(f"{path} has 1 example; a study needs at least two, one of them for the test")
-    Random(f"{seed}:jsonl:split").shuffle(inputs)
-    train, validation = int(TRAIN_SHARE * len(inputs)), int(VALIDATION_SHARE * len(inputs))
+    Random(f"{splits.seed}:jsonl:split").shuffle(inputs)
+    train, validation, test = splits.sizes(len(inputs))
     place = {text: number for number, text in enumerate(inputs)}
-    dealt: dict[Split, list[Example]] = {"train": [], "validation": [], "test": []}
+    dealt: dict[Split, list[Example]] = {split: [] for split in SPLITS}
     for example, _ in sorted(rows, key=lambda row: place[row[0].input]):
         number = place[example.input]
-        dealt["train" if number < train else "validation" if number < train + validation else "test"].append(example)
+        if number < train + validation + test:
+            dealt["train" if number < train else "validation" if number < train + validation else "test"].append(
+                example
+            )
     return dealt

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from random import Random
+from typing import Any
 
 from asyncopt import codec
 from asyncopt.errors import ConfigError
@@ -17,7 +20,7 @@ POINTS = 50  # x = 1, 2, ..., 50
 STARTS = 5
 START_LOW, START_HIGH = 10, 20
 
-_LARGEST_SEED = 2**32 - 1  # of the legacy generator, which gets up to 100 * (repetition + 1)
+LARGEST_REPETITION = (2**32 - 1) // 100 - 1  # the legacy generator gets up to 100 * (repetition + 1) as its seed
 _LARGEST_WEIGHT = 10**6
 
 
@@ -25,8 +28,8 @@ _LARGEST_WEIGHT = 10**6
 class LinearRegression:
     """Black-box minimisation over pairs (w, b) of a sum of squared residuals; no model scores it.
 
-    ``repetition`` chooses the noise and the starting points, from 0. Raises :class:`ConfigError` for other values than
-    integers in range.
+    ``repetition`` chooses the noise and the starting points, from 0; the paper has five. Raises
+    :class:`ConfigError` for other values than integers in range.
     """
 
     w_true: int = 15
@@ -36,7 +39,7 @@ class LinearRegression:
     def __post_init__(self) -> None:
         _require_integer("w_true", self.w_true, -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
         _require_integer("b_true", self.b_true, -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
-        _require_integer("repetition", self.repetition, 0, _LARGEST_SEED // 100 - 1)
+        _require_integer("repetition", self.repetition, 0, LARGEST_REPETITION)
 
     @property
     def name(self) -> str:
@@ -72,6 +75,32 @@ class LinearRegression:
     def fingerprint(self) -> str:
         """The sha256 of the data points."""
         return hashlib.sha256(codec.dumps([self.name, self.data])).hexdigest()
+
+    # -- as an objective -----------------------------------------------------------------------------------------------
+
+    def initial(self) -> list[str]:
+        return [format_pair(w, b) for w, b in self.start()]
+
+    def loss_of(self, candidate: str) -> float:
+        pair = parse_pair(candidate)
+        assert pair is not None
+        return self.loss(*pair)
+
+    def solved(self, candidate: str) -> bool:
+        """Whether this is the true pair exactly, which is the best of all integer pairs (reference code)."""
+        return candidate == format_pair(self.w_true, self.b_true)
+
+    def random(self, rng: Random) -> str:
+        """An integer pair in the square of the starting points."""
+        return format_pair(rng.randint(START_LOW, START_HIGH), rng.randint(START_LOW, START_HIGH))
+
+    def report(self, best: str, tried: Collection[str]) -> dict[str, Any]:
+        return {
+            "start": [[w, b, self.loss(w, b)] for w, b in self.start()],
+            "optimum_loss": self.optimum_loss,
+            "unique_pairs": len(tried),
+            "solved": self.solved(best),
+        }
 
 
 def format_pair(w: float, b: float) -> str:

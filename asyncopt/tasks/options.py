@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
+from asyncopt.answers import ANSWERS
 from asyncopt.errors import ConfigError
 from asyncopt.tasks.task import Position, Task, position_template
 from asyncopt.templates import compiled
 
-COMMON = ("template", "initial", "max_tokens", "position", "frame")
+COMMON = ("template", "initial", "max_tokens", "position", "frame", "temperature", "answers", "final_answer_cue")
+
+Choice = TypeVar("Choice")
 
 _MARKS = ("@instruction@", "@input@")
 
@@ -30,17 +34,20 @@ def with_options(task: Task, options: Mapping[str, object], own: Iterable[str] =
     """The task with its common options applied; ``own`` are options that its loader has dealt with.
 
     ``template`` is Jinja with ``instruction`` and ``input``, and ``position`` and ``frame`` name one of the paper's
-    instead. ``initial`` is one starting instruction or several.
+    instead. ``initial`` is one starting instruction or several. ``temperature`` and ``max_tokens`` are the scorer's.
     """
     check_names(task.name, options, (*COMMON, *own))
-    changes: dict[str, Any] = {}
-    template = _template(task.name, options)
-    if template is not None:
-        changes["template"] = template
+    changes: dict[str, Any] = _template(task.name, options)
     if "initial" in options:
         changes["initial"] = _initial(task.name, options["initial"])
     if "max_tokens" in options:
         changes["max_tokens"] = _max_tokens(task.name, options["max_tokens"])
+    if "temperature" in options:
+        changes["temperature"] = _temperature(task.name, options["temperature"])
+    if "answers" in options:
+        changes["answers"] = _one_of(task.name, "answers", options["answers"], ANSWERS)
+    if "final_answer_cue" in options:
+        changes["final_answer_cue"] = text_option(task.name, options, "final_answer_cue", "")
     return replace(task, **changes) if changes else task
 
 
@@ -48,25 +55,24 @@ def text_option(task: str, options: Mapping[str, object], name: str, default: st
     """The text of an option, or the default; raises :class:`ConfigError` for another value than a text."""
     value = options.get(name, default)
     if not isinstance(value, str):
-        raise _wrong(task, name, value, "a text")
+        raise wrong_option(task, name, value, "a text")
     return value
 
 
-def _template(task: str, options: Mapping[str, object]) -> str | None:
+def _template(task: str, options: Mapping[str, object]) -> dict[str, Any]:
     if "template" in options:
         if "position" in options or "frame" in options:
             raise ConfigError(f"{task} has both a template and a position or frame; give one of them")
         template = text_option(task, options, "template", "")
         _check_template(task, template)
-        return template
+        return {"template": template}
     if "position" not in options and "frame" not in options:
-        return None
-    position, frame = options.get("position", "Q_begin"), options.get("frame", False)
-    if position not in get_args(Position):
-        raise _wrong(task, "position", position, f"one of {', '.join(get_args(Position))}")
+        return {}
+    position = _one_of(task, "position", options.get("position", "Q_begin"), get_args(Position))
+    frame = options.get("frame", False)
     if not isinstance(frame, bool):
-        raise _wrong(task, "frame", frame, "true or false")
-    return position_template(position, frame=frame)  # type: ignore[arg-type]
+        raise wrong_option(task, "frame", frame, "true or false")
+    return {"template": position_template(position, frame=frame), "position": position, "frame": frame}
 
 
 def _check_template(task: str, template: str) -> None:
@@ -83,15 +89,29 @@ def _check_template(task: str, template: str) -> None:
 def _initial(task: str, value: object) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise _wrong(task, "initial", value, "a text or a list of texts")
+        raise wrong_option(task, "initial", value, "a text or a list of texts")
     return texts
+
+
+def _one_of(task: str, name: str, value: object, choices: Sequence[Choice]) -> Choice:
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise wrong_option(task, name, value, f"one of {', '.join(map(str, choices))}")
+
+
+def _temperature(task: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise wrong_option(task, "temperature", value, "a number of at least 0")
+    return float(value)
 
 
 def _max_tokens(task: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _wrong(task, "max_tokens", value, "an integer of at least 1")
+        raise wrong_option(task, "max_tokens", value, "an integer of at least 1")
     return value
 
 
-def _wrong(task: str, name: str, value: object, wanted: str) -> ConfigError:
+def wrong_option(task: str, name: str, value: object, wanted: str) -> ConfigError:
+    """The error for an option's value, which says what was found and what was wanted."""
     return ConfigError(f"the option {name} of {task} is {value!r}; it must be {wanted}")

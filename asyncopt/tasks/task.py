@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
-from asyncopt.answers import KINDS, Kind, grade
+from asyncopt.answers import ANSWERS, KINDS, Answers, Kind, grade, parse
 from asyncopt.errors import ConfigError
 from asyncopt.templates import compiled
 
 Split: TypeAlias = Literal["train", "validation", "test"]
 Position: TypeAlias = Literal["before_Q", "Q_begin", "Q_end", "A_begin"]
+Fold: TypeAlias = Literal["train", "validation", "test", "all"]
 
 # OPRO, section 5.1 and appendix B: where the instruction stands in the scorer's prompt, without and with the Q/A frame.
 # An empty instruction drops its line. `before_Q` and `A_begin` need the frame: without it they have no place to be.
@@ -52,9 +53,12 @@ class Example:
 class Task:
     """A set of examples for which instructions are searched, and the rules by which a model's answer is graded.
 
-    ``template`` is Jinja with the variables ``instruction`` and ``input``. ``fingerprint`` is a sha256 over the data,
-    so that a resumed study can refuse changed data. ``forbid`` matches text that a candidate may not contain (digits
-    for GSM8K; OPRO, section 5.1, reference code).
+    ``template`` is Jinja with the variables ``instruction`` and ``input``; where it is empty it is the paper's, by
+    ``position`` and ``frame``. ``answers`` names the rules of grading: ``strict``, or the reference's, which its
+    published scores rest on. With a ``final_answer_cue`` the scorer is called twice, as the paper does with pre-trained
+    models: its first answer and the cue are appended to the prompt. ``fingerprint`` is a sha256 over the data, so that
+    a resumed study can refuse changed data. ``forbid`` matches text that a candidate may not contain (digits for GSM8K;
+    OPRO, section 5.1, reference code).
     """
 
     name: str
@@ -63,19 +67,28 @@ class Task:
     test: tuple[Example, ...]
     validation: tuple[Example, ...] = ()
     description: str = ""
-    template: str = field(default=_PLAIN["Q_begin"])
+    template: str = ""
     initial: tuple[str, ...] = ("",)
     max_tokens: int = 1024
     stop: tuple[str, ...] = ()
     fingerprint: str = ""
     forbid: re.Pattern[str] | None = None
+    position: Position = "Q_begin"
+    frame: bool = False
+    answers: Answers = "strict"
+    final_answer_cue: str = ""
+    temperature: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"the task's kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
-        if not self.train or not self.initial:
-            missing = "examples to train on" if not self.train else "initial instruction"
+        if self.answers not in ANSWERS:
+            raise ConfigError(f"the task's answers are {self.answers!r}; they must be one of {', '.join(ANSWERS)}")
+        if not self.fold("all") or not self.initial:
+            missing = "initial instruction" if not self.initial else "examples"
             raise ConfigError(f"the task {self.name!r} has no {missing}; give at least one")
+        if not self.template:
+            object.__setattr__(self, "template", position_template(self.position, frame=self.frame))
 
     @cached_property
     def _render(self) -> Callable[..., str]:
@@ -85,9 +98,29 @@ class Task:
         """The scorer's prompt for this instruction and this input."""
         return self._render(instruction=instruction, input=text)
 
-    def grade(self, answer: str, example: Example) -> float:
-        """1.0 if the answer is right, else 0.0."""
-        return float(grade(self.kind, answer, example.target))
+    def grade(self, answer: str, example: Example, prompt: str = "") -> float:
+        """1.0 if the answer is right, else 0.0. The reference's rules look into the scorer's whole prompt."""
+        return float(
+            grade(
+                self.kind,
+                answer,
+                example.target,
+                answers=self.answers,
+                prompt=prompt or example.input,
+                after_cue=bool(self.final_answer_cue),
+            )
+        )
+
+    def parse(self, answer: str) -> str:
+        """What the rules of grading take for the answer in a text; empty where there is none."""
+        return parse(self.kind, answer, answers=self.answers, after_cue=bool(self.final_answer_cue))
+
+    def fold(self, fold: Fold) -> tuple[Example, ...]:
+        """The examples of a split, or of all three."""
+        if fold == "all":
+            return (*self.train, *self.validation, *self.test)
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return splits[fold]
 
     def limited(self, limit: int | None) -> Task:
         """The same task with at most ``limit`` examples in each split."""

@@ -18,6 +18,7 @@ from asyncopt.errors import ConfigError
 from asyncopt.limits.descriptors import raise_limit
 from asyncopt.loops import loop_factory
 from asyncopt.tasks import catalogue, load
+from asyncopt.tasks.datasets import DATASETS, tasks_in
 from asyncopt.tasks.task import Task
 from asyncopt.testing.answers import AnswerModel, Item, items_of
 from asyncopt.testing.faults import FaultPlan
@@ -109,14 +110,13 @@ def serve_until_signal(serving: Callable[[], AbstractAsyncContextManager[str]], 
 
 
 def known_items(data: Path | None) -> dict[str, Item]:
-    """The items of the bundled tasks, and of those published tasks whose folder is in ``data``.
+    """The items of the bundled tasks, and of those published tasks whose files are in ``data``.
 
     Raises :class:`ConfigError` if ``data`` has none of them, :class:`DataError` for another file than published.
     """
-    catalogued = {info.name: info.name.partition("/")[0] for info in catalogue() if info.needs_data}
-    present = [name for name, folder in catalogued.items() if data is not None and (data / folder).is_dir()]
+    present = [] if data is None else tasks_in(data)
     if data is not None and not present:
-        folders = " or ".join(sorted(set(catalogued.values())))
+        folders = " or ".join(sorted(one.name for one in DATASETS))
         raise ConfigError(f"{data} has no folder {folders}; give the one that holds them")
     tasks = [load(name, data=data) for name in present]
     # A study's seed deals it a part of the bundled words, and this server does not know that seed.
