@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from asyncopt import codec
 from asyncopt.directory import RunDirectory, read_journal, require_subject
 from asyncopt.engine import Model
 from asyncopt.errors import AsyncoptError, ConfigError
-from asyncopt.events import Events, StepFinished
+from asyncopt.events import Events, Note, StepFinished, StepValidated
 from asyncopt.journal import Record
 from asyncopt.limits.budget import Account
-from asyncopt.optimizers.base import AnyTask, Seen, State
+from asyncopt.optimizers.base import AnyTask, Seen, State, Validated
 from asyncopt.optimizers.history import Entry, History, entry_of, row_of
 from asyncopt.optimizers.script import Decision, Script
 from asyncopt.result import Result, result_of
@@ -39,6 +41,9 @@ class Chronicle:
         self.restored: State | None = None
         self.unfinished: dict[int, Seen] = {}
         self.steps_done = 0
+        self.validations: dict[int, list[Validated]] = {}
+        self.traced = False
+        self._trace: BinaryIO | None = None
         self._task = task
         self._models = list(models)
         self._account = account
@@ -68,6 +73,8 @@ class Chronicle:
             if record.kind == "finished":
                 return result_of(record.data)
             self._restore(record)
+        if run is not None and self.traced:
+            self._trace = run.open_trace()
         return None
 
     def _restore(self, record: Record) -> None:
@@ -78,7 +85,9 @@ class Chronicle:
             self._journalled = self._spending()
         for row in record.data.get("entries", ()):
             self._add(entry_of(row), row)
-        if record.kind == "proposed":
+        if record.kind == "validated":
+            self.validations[record.data["step"]] = [Validated(**row) for row in record.data["candidates"]]
+        elif record.kind == "proposed":
             self.unfinished[record.data["step"]] = self._seen(record.data["step"])
         elif record.kind == "step":
             self.restored = record.data["state"]
@@ -89,6 +98,9 @@ class Chronicle:
         """Journal what was spent since the last record, so that a study that goes on keeps to its whole budget."""
         if self._run is None:
             return
+        if self._trace is not None:
+            with suppress(OSError):
+                self._trace.close()
         if self._spending() != self._journalled:
             with suppress(AsyncoptError):  # the disk is full; whatever ended the study is the error to report
                 self._append("spent", {})
@@ -106,6 +118,17 @@ class Chronicle:
     def seconds(self) -> float:
         """How long the study has run, in all its sittings."""
         return self._seconds_before + asyncio.get_running_loop().time() - self._began
+
+    def trace(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Keep what a decision rested on, where the study is traced; the trace is for reading, and decides nothing."""
+        if self._trace is None:
+            return
+        try:
+            self._trace.write(codec.dumps({"kind": kind, **data}) + b"\n")
+            self._trace.flush()
+        except OSError as error:
+            self._trace = None
+            self._events.emit(Note(f"the trace cannot be written any more ({error.strerror}); the study goes on"))
 
     # -- decisions -----------------------------------------------------------------------------------------------------
 
@@ -143,6 +166,39 @@ class Chronicle:
                 StepFinished(step, self._steps, best.candidate if best else "", best.score if best else None)
             )
 
+    async def finish_validation(self, step: int, validated: list[Validated]) -> None:
+        """Keep a step's scores on the validation examples, and make them durable."""
+        if self._run is not None:
+            for model in self._models:
+                await model.flush()
+        self._decide("validated", {"step": step, "candidates": [asdict(one) for one in validated]})
+        if self._run is not None:
+            self._run.journal.sync()
+        self.validations[step] = validated
+        best = self.best_validated()
+        self._events.emit(
+            StepValidated(step, len(validated), best.candidate if best else "", best.score if best else None)
+        )
+
+    def validated(self, candidate: str) -> Validated | None:
+        """The candidate's score on the validation examples, if it has one."""
+        all_of_them = (one for validated in self.validations.values() for one in validated)
+        return next((one for one in all_of_them if one.candidate == candidate), None)
+
+    def best_validated(self) -> Validated | None:
+        """The candidate with the best complete score on the validation examples; of equals, the better in training.
+
+        Then the earliest, so that no tie is broken by when answers came.
+        """
+        entries = {entry.candidate: entry for entry in reversed(self.history.ranked(provisional=False))}
+        complete = [one for validated in self.validations.values() for one in validated if one.complete]
+
+        def rank(one: Validated) -> tuple[float, float, int, int]:
+            entry = entries[one.candidate]
+            return one.score or 0.0, entry.score or 0.0, -entry.step, -entry.index
+
+        return max((one for one in complete if one.candidate in entries), key=rank, default=None)
+
     def _decide(self, kind: str, data: Mapping[str, Any]) -> None:
         if self.script is not None:
             self.script.confirm(kind, data)
@@ -159,16 +215,12 @@ class Chronicle:
 
     def _add(self, entry: Entry, row: Mapping[str, Any]) -> None:
         self.history.add(entry)
-        if isinstance(self._task, Task) and not entry.provisional:
+        if isinstance(self._task, Task) and not entry.provisional and entry.score is not None:
             pairs = zip(self._task.train, row.get("scores", ()), strict=False)
             self._scores[entry.candidate] = {example.id: score for example, score in pairs if score is not None}
 
     def _seen(self, step: int) -> Seen:
-        best = self.history.best()
-        scores = {} if best is None else self._scores.get(best.candidate, {})
-        # What is not the best now never will be, so that only one candidate's scores need be kept.
-        self._scores = {} if best is None else {best.candidate: scores}
-        return Seen(step, self.history.copy(), scores)
+        return Seen(step, self.history.copy(), self._scores.copy())
 
     def _spending(self) -> dict[str, Any]:
         return {name: getattr(self._account, name) for name in _ACCOUNT_FIELDS}
@@ -179,7 +231,7 @@ def decisions_of(records: Sequence[Record]) -> list[Decision]:
     return [
         Decision(record.kind, {name: value for name, value in record.data.items() if name not in _MEASURED})
         for record in records
-        if record.kind in ("proposed", "entry", "step")
+        if record.kind in ("proposed", "entry", "step", "validated")
     ]
 
 

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from asyncopt.errors import ConfigError
 from asyncopt.limits.budget import Budget
 from asyncopt.optimizers import OPRO, Optimizer, RandomSearch
-from asyncopt.optimizers.opro import Style
+from asyncopt.optimizers.base import AnyTask
+from asyncopt.optimizers.opro import ExemplarChoice, HistoryOrder, MetaPrompt, Style
+from asyncopt.optimizers.overlap import Overlap
+from asyncopt.tasks import load
+from asyncopt.tasks.task import Task
 from asyncopt.values import Concurrency, Price, Quota
 
+Mode: TypeAlias = Literal["parallel", "faithful"]
+
 LARGEST_FILE = 1 << 20
+USUAL_STEPS, USUAL_HISTORY = 200, 20  # of the paper's prompt optimization (section 5.1)
+_STEPS_OF_OBJECTIVES = 500  # the demos of section 3, by the reference code
+_HISTORY_OF = {"tsp": 10}  # by the reference code
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 _Count = Annotated[int, Field(le=2**53)]  # what every JSON reader takes
 
@@ -40,14 +50,17 @@ class TaskConfig(BaseModel):
 
 
 class OptimizerConfig(BaseModel):
-    """``[optimizer]``; what is left out has the paper's value (``steps``: 200, for linear regression 500)."""
+    """``[optimizer]``; what is left out has the paper's value.
+
+    ``steps`` is 200, and 500 where no model scores; ``history_size`` is 20, and 10 for tours.
+    """
 
     model_config = _STRICT
 
     name: Literal["opro", "random"] = "opro"
     steps: _Count | None = Field(default=None, ge=0)
     samples_per_step: _Count = Field(default=8, ge=1)
-    history_size: _Count = Field(default=20, ge=1)
+    history_size: _Count | None = Field(default=None, ge=1)
     exemplars: _Count = Field(default=3, ge=0)
     threshold: float | None = None
     temperature: float = Field(default=1.0, ge=0)
@@ -56,14 +69,28 @@ class OptimizerConfig(BaseModel):
     lag: _Count = Field(default=0, ge=0)
     quorum: float | None = Field(default=None, gt=0, le=1)
     racing: float | None = Field(default=None, gt=0, lt=1)
+    validate_every: _Count | None = Field(default=None, ge=1)
+    patience: _Count | None = Field(default=None, ge=1)
+    meta_prompt: MetaPrompt = "instruction-tuned"
+    history_order: HistoryOrder = "ascending"
+    score_buckets: Annotated[_Count, Field(ge=1)] | Literal["infinite", "none"] = 100
+    exemplar_choice: ExemplarChoice = "random"
+    exemplars_first: bool = False
+    final_temperature: float | None = Field(default=None, ge=0)
+    attempts: _Count = Field(default=1, ge=1)
+    faithful: bool = False
 
-    def build(self, default_steps: int) -> Optimizer:
-        steps = default_steps if self.steps is None else self.steps
+    def build(self, task: AnyTask) -> Optimizer:
+        """The optimizer with these settings; what is left out has the paper's value for this task."""
+        usual = USUAL_STEPS if isinstance(task, Task) else _STEPS_OF_OBJECTIVES
+        steps = usual if self.steps is None else self.steps
         if self.name == "random":
-            overlap = self.model_dump(include={"lag", "quorum", "racing"})
+            overlap = self.model_dump(include=set(Overlap.__dataclass_fields__))
             return RandomSearch(steps=steps, samples_per_step=self.samples_per_step, **overlap)
-        fields = self.model_dump(exclude={"name", "steps"})
-        return OPRO(steps=steps, **fields)
+        fields = self.model_dump(exclude={"name", "steps", "history_size"})
+        usual = _HISTORY_OF.get(task.name, USUAL_HISTORY)
+        history_size = usual if self.history_size is None else self.history_size
+        return OPRO(steps=steps, history_size=history_size, **fields)
 
 
 class ModelConfig(BaseModel):
@@ -141,8 +168,33 @@ class Config(BaseModel):
     models: ModelsConfig = ModelsConfig()
     budget: BudgetConfig = BudgetConfig()
     seed: _Count = Field(default=0, ge=0)
+    mode: Mode = "parallel"
+    trace: bool = False
     cache: Path | None = None
     use_cache: bool = True
+
+    @model_validator(mode="after")
+    def _faithful_in_order(self) -> Config:
+        late = [name for name in ("lag", "quorum", "racing") if getattr(self.optimizer, name)]
+        if self.mode == "faithful" and late:
+            raise ValueError(f"mode faithful is the paper's order; leave optimizer.{' and optimizer.'.join(late)} out")
+        return self
+
+    def load_task(self) -> AnyTask:
+        """The task, with at most ``limit`` examples in each split; in faithful mode graded as in the reference."""
+        task = load(self.task.name, data=self.task.data, seed=self.seed, options=self.task.options)
+        if not isinstance(task, Task):
+            return task
+        if self.mode == "faithful" and "answers" not in self.task.options:
+            task = replace(task, answers="opro_compat")
+        return task.limited(self.task.limit)
+
+    def build_optimizer(self, task: AnyTask) -> Optimizer:
+        """The optimizer for this task; in faithful mode with the reference's draws and filters."""
+        settings = self.optimizer
+        if self.mode == "faithful":
+            settings = settings.model_copy(update={"faithful": True})
+        return settings.build(task)
 
     def to_plain(self) -> dict[str, Any]:
         """The configuration as JSON can hold it; :func:`check` reads it back."""

@@ -79,3 +79,9 @@ _BY_KIND: dict[FaultKind, type[CallFailed]] = {
 def error_of(fault: Fault) -> CallFailed:
     """The exception that a caller gets for this fault."""
     return _BY_KIND.get(fault.kind, CallFailed)(fault)
+
+
+def first_error(failures: BaseExceptionGroup[AsyncoptError]) -> AsyncoptError:
+    """The first error in a group of groups: callers of this package get errors, whatever tasks raised them."""
+    failure = failures.exceptions[0]
+    return first_error(failure) if isinstance(failure, BaseExceptionGroup) else failure

@@ -110,6 +110,16 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class StepValidated:
+    """Candidates of a step have their scores on the validation examples; ``score`` is the best of all so far."""
+
+    step: int
+    candidates: int
+    best: str
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something worth a line for people."""
 
@@ -133,6 +143,7 @@ Event: TypeAlias = (
     | CandidateScored
     | ExampleEnded
     | StepFinished
+    | StepValidated
     | Note
     | StudyFinished
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from asyncopt.stats import wilson_interval
+
+Part = TypeVar("Part")
+
+_OF_OBJECTIVES = ("start", "optimum_loss", "unique_pairs", "solved", "unique_tours", "gap", "baselines")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A candidate with its score on the training examples, and on held-out ones that the search never saw."""
+    """A candidate with its score on the training examples, and on held-out ones that the search never saw.
+
+    ``validation`` is its score on the validation examples where the search used some.
+    """
 
     candidate: str
     step: int
@@ -36,6 +43,22 @@ class Scored:
     train: Measured | None
     held_out: Measured | None
     loss: float | None = None
+    validation: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What one part of a study took."""
+
+    calls: int
+    cache_hits: int
+    input_tokens: int
+    output_tokens: int
+    usd: float
+
+    def less(self, part: Spending) -> Spending:
+        """What was spent beyond that part."""
+        return Spending(*(getattr(self, name) - getattr(part, name) for name in Spending.__slots__))
 
 
 @dataclass(frozen=True)
@@ -43,8 +66,12 @@ class Result:
     """What a study found and what it took. ``steps`` counts finished steps; ``calls`` requests sent, retries included.
 
     ``unscored`` counts examples of the best and the initial candidate that ended without a score, ``stopped`` the
-    candidates that lost a race and have none.
-    ``start``, ``optimum_loss``, ``unique_pairs`` and ``solved`` are for linear regression and None elsewhere.
+    candidates that lost a race and have none. ``search`` is what the search took of all this (training and validation
+    examples, proposals), ``test`` what the held-out examples took afterwards.
+
+    The fields from ``start`` on are for problems that no model scores, and None elsewhere: the starting points with
+    their losses, the lowest loss there is, how many different solutions were tried, whether the best one is the
+    optimum; for tours, how far it is above the optimum in percent, and the lengths that heuristics reach.
     """
 
     task: str
@@ -62,27 +89,37 @@ class Result:
     seconds: float
     unscored: int = 0
     stopped: int = 0
-    start: list[list[float]] | None = None
+    search: Spending | None = None
+    test: Spending | None = None
+    start: list[list[Any]] | None = None
     optimum_loss: float | None = None
     unique_pairs: int | None = None
     solved: bool | None = None
+    unique_tours: int | None = None
+    gap: float | None = None
+    baselines: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain value, without the fields that do not apply to the task."""
         plain = asdict(self)
-        for name in ("start", "optimum_loss", "unique_pairs", "solved"):
+        for name in _OF_OBJECTIVES:
             if plain[name] is None:
                 del plain[name]
         return plain
 
 
 def result_of(data: Mapping[str, Any]) -> Result:
-    """The result in a journal's last record."""
+    """The result in a journal's last record; what an older version did not write is None."""
 
     def scored(value: Mapping[str, Any] | None) -> Scored | None:
         if value is None:
             return None
-        shares = {name: None if value[name] is None else Measured(**value[name]) for name in ("train", "held_out")}
-        return Scored(**{**value, **shares})
+        names = ("train", "held_out", "validation")
+        return Scored(**{**value, **{name: _built(Measured, value.get(name)) for name in names}})
 
-    return Result(**{**data, "best": scored(data["best"]), "initial": scored(data["initial"])})
+    parts = {name: _built(Spending, data.get(name)) for name in ("search", "test")}
+    return Result(**{**data, **parts, "best": scored(data["best"]), "initial": scored(data["initial"])})
+
+
+def _built(kind: Callable[..., Part], value: Mapping[str, Any] | None) -> Part | None:
+    return None if value is None else kind(**value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,11 @@ from asyncopt.chronicle import Chronicle
 from asyncopt.engine import Model
 from asyncopt.evaluate import Evaluation, evaluate
 from asyncopt.events import CandidateScored, Events, Note
-from asyncopt.optimizers.base import AnyTask
+from asyncopt.optimizers.base import AnyTask, Validated
 from asyncopt.optimizers.history import Entry
 from asyncopt.racing import Floor
 from asyncopt.result import Measured, Scored
-from asyncopt.tasks.linear_regression import LinearRegression, parse_pair
-from asyncopt.tasks.task import Task
+from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Outcome
 
 
@@ -43,7 +43,7 @@ class Scorer:
         """The candidate's entry; whether and when it joins the history is for the search to decide."""
         blank = Entry(candidate, None, step, index, 0, False, source)
         if not isinstance(self._task, Task):
-            return self._kept(replace(blank, score=_loss(self._task, candidate), examples=1, complete=True), {})
+            return self._kept(replace(blank, score=self._task.loss_of(candidate), examples=1, complete=True), {})
 
         def early(done: Evaluation) -> None:
             if on_quorum is not None and done.pending and done.score is not None:
@@ -89,7 +89,30 @@ class Scorer:
             entry = replace(blank, examples=done.stopped, stopped=done.stopped)
         else:
             entry = replace(blank, score=done.score, examples=len(done.scores), complete=done.complete)
+        if self._chronicle.traced:
+            items = self._traced(done)
+            place = {"step": entry.step, "index": entry.index}
+            self._chronicle.trace(
+                "evaluation", {**place, "candidate": entry.candidate, "score": entry.score, "items": items}
+            )
         return self._kept(entry, _outcomes(self._task, done))
+
+    def _traced(self, done: Evaluation) -> list[dict[str, Any]]:
+        """The examples of an evaluation as a trace has them."""
+        if not self._chronicle.traced:
+            return []
+        assert isinstance(self._task, Task)
+        parse = self._task.parse
+        return [
+            {
+                "example": item.example,
+                "outcome": item.outcome.value,
+                "answer": item.answer,
+                "parsed": parse(item.answer),
+                "score": item.score,
+            }
+            for item in done.items
+        ]
 
     def _kept(self, entry: Entry, outcomes: Mapping[str, Any]) -> Entry:
         self._chronicle.keep(entry, outcomes)
@@ -107,25 +130,47 @@ class Scorer:
         )
         return entry
 
+    async def validate(self, candidates: Sequence[str]) -> list[Validated]:
+        """The candidates' scores on the validation examples, in their order; all calls are submitted at once."""
+        assert isinstance(self._task, Task)
+        examples = self._task.validation
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._on(examples, candidate)) for candidate in candidates]
+        done = [task.result() for task in tasks]
+        for one in done:
+            self._chronicle.trace("validation", {"candidate": one.instruction, "items": self._traced(one)})
+        return [Validated(one.instruction, one.score, len(one.scores), one.complete) for one in done]
+
     # -- at the end ----------------------------------------------------------------------------------------------------
 
     async def measured(self, entry: Entry) -> Scored:
         """The entry's shares of right answers, in training and on examples that the search never saw."""
         if not isinstance(self._task, Task):
             return Scored(entry.candidate, entry.step, entry.source, None, None, entry.score)
-        assert self._model is not None and entry.score is not None  # noqa: PT018
+        assert entry.score is not None
         train = Measured.of(entry.score * entry.examples, entry.examples)
-        held_out = None
-        if self._task.test:
-            done = await evaluate(self._model, self._task, entry.candidate, self._task.test, events=self._events)
-            held_out = Measured.of(sum(done.scores), len(done.scores))
-        return Scored(entry.candidate, entry.step, entry.source, train, held_out)
+        validation = self._chronicle.validated(entry.candidate)
+        seen = (
+            None
+            if validation is None
+            else Measured.of((validation.score or 0.0) * validation.examples, validation.examples)
+        )
+        done = await self._on(self._task.test, entry.candidate)
+        self._chronicle.trace("test", {"candidate": entry.candidate, "items": self._traced(done)})
+        held_out = Measured.of(sum(done.scores), len(done.scores))
+        return Scored(entry.candidate, entry.step, entry.source, train, held_out, validation=seen)
+
+    async def _on(self, examples: Sequence[Example], candidate: str) -> Evaluation:
+        assert self._model is not None and isinstance(self._task, Task)  # noqa: PT018
+        return await evaluate(self._model, self._task, candidate, examples, events=self._events)
 
     def missing(self, scored: Scored) -> int:
         """How many examples have no score."""
         if not isinstance(self._task, Task):
             return 0
-        parts = ((self._task.train, scored.train), (self._task.test, scored.held_out))
+        parts = [(self._task.train, scored.train), (self._task.test, scored.held_out)]
+        if scored.validation is not None:
+            parts.append((self._task.validation, scored.validation))
         return sum(len(examples) - (0 if measured is None else measured.n) for examples, measured in parts)
 
 
@@ -147,9 +192,3 @@ def _part(done: Evaluation, row: Mapping[str, Any]) -> Evaluation:
     pairs = zip(done.items, row["scores"], strict=True)
     ended = [item for item, score in pairs if score is not None or str(item.example) in problems]
     return replace(done, items=tuple(ended), pending=len(done.items) - len(ended))
-
-
-def _loss(task: LinearRegression, candidate: str) -> float:
-    pair = parse_pair(candidate)
-    assert pair is not None
-    return task.loss(*pair)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,29 @@ from asyncopt.events import Event, Events, Note, Observer, StudyFinished, StudyS
 from asyncopt.limits.budget import UNLIMITED, Account, Budget
 from asyncopt.optimizers.base import AnyTask, Optimizer, Search
 from asyncopt.optimizers.history import Entry, History
-from asyncopt.result import Result
+from asyncopt.result import Result, Spending
 from asyncopt.scoring import Scorer
-from asyncopt.tasks.linear_regression import LinearRegression, format_pair
+from asyncopt.tasks.objective import Objective
 from asyncopt.tasks.task import Task
 
 _EVENT_BUFFER = 10_000
-_LATER_OPTIONS = ("lag", "quorum", "racing")
+# Left out of the manifest where they have these values, so that older directories can still be resumed.
+_LATER_TASK_FIELDS: dict[str, Any] = {"answers": "strict", "final_answer_cue": "", "temperature": 0.0}
+_LATER_OPTIONS: dict[str, Any] = {
+    "lag": 0,
+    "quorum": None,
+    "racing": None,
+    "validate_every": None,
+    "patience": None,
+    "meta_prompt": "instruction-tuned",
+    "history_order": "ascending",
+    "score_buckets": 100,
+    "exemplar_choice": "random",
+    "exemplars_first": False,
+    "final_temperature": None,
+    "attempts": 1,
+    "faithful": False,
+}
 
 
 class Study:
@@ -34,7 +50,8 @@ class Study:
     With a ``directory`` every finished step is durable there, and a study on the same directory goes on after the last
     one. Without, nothing is written. Studies share quotas and cache through the engine that their models come from.
     ``replay`` is the directory of a run of the same study whose decisions are made again, in their order and on what
-    they saw then, whatever comes first now; :class:`StudyFailed` is raised where that gives another history.
+    they saw then, whatever comes first now; :class:`StudyFailed` is raised where that gives another history. With
+    ``trace`` the directory gets a ``trace.jsonl`` with every meta-prompt, every raw proposal and every graded answer.
     """
 
     def __init__(
@@ -50,6 +67,7 @@ class Study:
         seed: int = 0,
         observers: Iterable[Observer] = (),
         config: Mapping[str, Any] | None = None,
+        trace: bool = False,
     ) -> None:
         optimizer.check(task, scorer, proposer)
         for role, model in (("scorer", scorer), ("proposer", proposer)):
@@ -74,6 +92,11 @@ class Study:
         models = [model for model in (self.scorer, self.proposer) if model is not None]
         self._chronicle = Chronicle(task, models, self.account, self.events_hub, optimizer.steps)
         self._scoring = Scorer(task, self.scorer, self.events_hub, self._chronicle)
+        if trace and directory is None:
+            raise ConfigError(
+                "a trace is kept in the study's directory, and there is none; give one, or leave trace off"
+            )
+        self._chronicle.traced = trace
         self._started = False
 
     @property
@@ -120,12 +143,16 @@ class Study:
             begin_step=chronicle.begin_step,
             commit=chronicle.commit,
             finish_step=chronicle.finish_step,
+            validate=self._scoring.validate,
+            finish_validation=chronicle.finish_validation,
+            validations=chronicle.validations,
             proposer=self.proposer,
             scorer=self.scorer,
             restored=chronicle.restored,
             unfinished=list(chronicle.unfinished.values()),
             script=chronicle.script,
             note=lambda text: self.events_hub.emit(Note(text)),
+            trace=chronicle.trace,
         )
         await self.optimizer.run(search)
         result = await self._conclude()
@@ -163,12 +190,14 @@ class Study:
 
     async def _conclude(self) -> Result:
         history, scoring = self._chronicle.history, self._scoring
-        best, initial = history.best(), _best_initial(history)
+        best, initial = self._chosen(), _best_initial(history)
         if best is None:
             raise StudyFailed("no candidate could be scored")
+        account = self.account
+        before = self._spending()
         measured = await scoring.measured(best)
         first = measured if initial == best else None if initial is None else await scoring.measured(initial)
-        account = self.account
+        after = self._spending()
         return Result(
             task=self.task.name,
             optimizer=self.optimizer.name,
@@ -185,20 +214,27 @@ class Study:
             seconds=self._chronicle.seconds,
             unscored=sum(scoring.missing(scored) for scored in {measured, first} if scored is not None),
             stopped=sum(entry.stopped is not None for entry in history.entries),
-            **self._pairs(history, best),
+            search=before,
+            test=after.less(before),
+            **self._reported(history, best),
         )
 
-    def _pairs(self, history: History, best: Entry) -> dict[str, Any]:
-        """What only linear regression reports."""
-        if not isinstance(self.task, LinearRegression):
+    def _chosen(self) -> Entry | None:
+        """The best candidate: by its score on the validation examples where there are such scores."""
+        validated = self._chronicle.best_validated()
+        entries = reversed(self._chronicle.history.entries)
+        chosen = (entry for entry in entries if validated is not None and entry.candidate == validated.candidate)
+        return next(chosen, None) or self._chronicle.history.best()
+
+    def _spending(self) -> Spending:
+        account = self.account
+        return Spending(account.calls, account.hits, account.input_tokens, account.output_tokens, account.usd)
+
+    def _reported(self, history: History, best: Entry) -> dict[str, Any]:
+        """What only the results of objectives say."""
+        if isinstance(self.task, Task):
             return {}
-        start = [list(pair) for pair in self.task.start()]
-        return {
-            "start": [[w, b, self.task.loss(w, b)] for w, b in start],
-            "optimum_loss": self.task.optimum_loss,
-            "unique_pairs": history.unique,
-            "solved": best.candidate == format_pair(self.task.w_true, self.task.b_true),
-        }
+        return self.task.report(best.candidate, {entry.candidate for entry in history.entries})
 
     def _priced(self) -> bool:
         return all(model.price is not None for model in (self.scorer, self.proposer) if model is not None)
@@ -206,13 +242,18 @@ class Study:
     def subject(self) -> dict[str, Any]:
         """Everything that decides the result, for the manifest: a directory holds one of these."""
         optimizer = asdict(self.optimizer) if is_dataclass(self.optimizer) else {"name": self.optimizer.name}
-        for name in _LATER_OPTIONS:  # left out where they are off, so that older directories can still be resumed
-            if not optimizer.get(name):
+        for name, usual in _LATER_OPTIONS.items():
+            if optimizer.get(name) == usual:
                 optimizer.pop(name, None)
         task = {"name": self.task.name, "fingerprint": self.task.fingerprint}
         if isinstance(self.task, Task):
             for field in ("template", "initial", "max_tokens", "stop"):
                 task[field] = getattr(self.task, field)
+            for field, usual in _LATER_TASK_FIELDS.items():
+                if getattr(self.task, field) != usual:
+                    task[field] = getattr(self.task, field)
+        else:
+            task |= _options_of(self.task)
         models = {
             role: {"name": model.name, "identity": model.identity}
             for role, model in (("scorer", self.scorer), ("proposer", self.proposer))
@@ -225,3 +266,11 @@ def _best_initial(history: History) -> Entry | None:
     """The best of the starting points: what the search is held against."""
     starts = [entry for entry in history.entries if entry.step < 0]
     return History(maximize=history.maximize, entries=starts).best()
+
+
+def _options_of(objective: Objective) -> dict[str, Any]:
+    """The options of an objective that are not the usual ones, for whoever reads the manifest."""
+    if not is_dataclass(objective):
+        return {}
+    unusual = {f.name: getattr(objective, f.name) for f in fields(objective) if getattr(objective, f.name) != f.default}
+    return {"options": unusual} if unusual else {}

@@ -14,8 +14,8 @@ from random import Random
 
 from asyncopt import Generate, Model, Priority, Sampling, Task
 from asyncopt.optimizers import Entry, History
-from asyncopt.optimizers.base import derived_seed
-from asyncopt.optimizers.opro import Style
+from asyncopt.optimizers.base import Seen, derived_seed
+from asyncopt.optimizers.opro import MetaPromptOptions, Style
 from asyncopt.optimizers.opro.instructions import InstructionDomain
 from asyncopt.tasks import load
 
@@ -40,7 +40,7 @@ async def paper_order(
     model: Model, task: Task, steps: int, samples: int, seed: int, on_step: Callable[[History], None]
 ) -> History:
     """The history after so many steps with barriers; ``on_step`` sees it after the start and after each step."""
-    domain = InstructionDomain(task, (STYLE,), EXEMPLARS, seed)
+    domain = InstructionDomain(task, (STYLE,), MetaPromptOptions(exemplars=EXEMPLARS), seed)
     history = History(maximize=True)
     for index, text in enumerate(task.initial):
         history.add(await _scored(model, task, text, -1, index))
@@ -64,7 +64,7 @@ async def _proposed(
     futures = []
     for index in range(samples):
         number = derived_seed(seed, step, "propose", index)
-        ask = domain.ask(STYLE, view, step, Random(derived_seed(seed, step, "ask", index)))
+        ask = domain.ask(STYLE, view, Seen(step, history), Random(derived_seed(seed, step, "ask", index)))
         sampling = Sampling(temperature=1.0, max_tokens=LONGEST, seed=number, draw=number)
         futures.append(model.submit(Generate.of(ask.prompt, sampling), priority=Priority.PROPOSE))
     return [domain.read(STYLE, answer.text) for answer in await asyncio.gather(*futures)]

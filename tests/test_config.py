@@ -7,6 +7,7 @@ import pytest
 
 from asyncopt import OPRO, Budget, ConfigError, Price, Quota, RandomSearch
 from asyncopt.config import Config, check, merged, parse_budget, parse_setting, read_toml
+from asyncopt.tasks import load
 
 FULL = """
 seed = 3
@@ -43,7 +44,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     config = check(read_toml(path))
     assert (config.seed, config.use_cache, config.task.name, config.task.limit) == (3, False, "gsm8k", 20)
     assert config.task.options == {"position": "Q_end"}
-    assert config.optimizer.build(200) == OPRO(steps=7, samples_per_step=2, styles=("rewrite", "meta-prompt"))
+    assert config.build_optimizer(load("antonym")) == OPRO(steps=7, samples_per_step=2, styles=("rewrite", "meta-prompt"))
     assert config.models.scorer is not None
     assert config.models.scorer.quota == Quota(500, 2e5, 10)
     assert config.models.scorer.price == Price(0.15, 0.6)
@@ -61,9 +62,10 @@ def test_it_survives_being_written_and_read(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_the_papers() -> None:
     config = check({"task": {"name": "gsm8k"}})
-    assert config.optimizer.build(200) == OPRO()
-    assert config.optimizer.build(500) == OPRO(steps=500)
-    assert check({"task": {"name": "x"}, "optimizer": {"name": "random"}}).optimizer.build(9) == RandomSearch(steps=9)
+    assert config.build_optimizer(load("antonym")) == OPRO()
+    assert config.build_optimizer(load("linear-regression")) == OPRO(steps=500)
+    random = check({"task": {"name": "x"}, "optimizer": {"name": "random"}})
+    assert random.build_optimizer(load("linear-regression")) == RandomSearch(steps=500)
 
 
 @pytest.mark.parametrize(

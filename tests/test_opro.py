@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from random import Random
 
 import pytest
+from fakes import FakeEndpoint, run_virtual
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncopt import OPRO, ConfigError, Example, RandomSearch, Task
-from asyncopt.optimizers.base import derived_seed
+from asyncopt import OPRO, ConfigError, Engine, Example, RandomSearch, Task
+from asyncopt.optimizers.base import Seen, derived_seed
 from asyncopt.optimizers.history import Entry, History
+from asyncopt.optimizers.opro.candidates import polished
 from asyncopt.optimizers.opro.domain import Style
-from asyncopt.optimizers.opro.instructions import DEMONSTRATED, InstructionDomain, polished
+from asyncopt.optimizers.opro.instructions import DEMONSTRATED, InstructionDomain
+from asyncopt.optimizers.opro.options import MetaPromptOptions
 from asyncopt.optimizers.opro.pairs import PairDomain
 from asyncopt.tasks.linear_regression import LinearRegression
 
@@ -26,7 +30,13 @@ def entry(candidate: str, score: float | None, step: int = 0, index: int = 0, co
 
 
 def domain(task: Task = TASK, exemplars: int = 3) -> InstructionDomain:
-    return InstructionDomain(task, ("meta-prompt", "rewrite", "induction"), exemplars, seed=0)
+    return InstructionDomain(
+        task, ("meta-prompt", "rewrite", "induction"), MetaPromptOptions(exemplars=exemplars), seed=0
+    )
+
+
+def seen(step: int, *, maximize: bool = True) -> Seen:
+    return Seen(step, History(maximize=maximize))
 
 
 # -- history -----------------------------------------------------------------------------------------------------------
@@ -89,7 +99,7 @@ def test_the_view_is_sorted_and_holds_nothing_worse_than_what_it_leaves_out(
 
 def test_the_meta_prompt_has_the_papers_structure() -> None:
     view = [entry("Bad.", 0.104), entry("Good {{ 7*7 }}.", 0.957)]
-    prompt = domain().ask("meta-prompt", view, step=2, rng=Random(0)).prompt
+    prompt = domain().ask("meta-prompt", view, seen(2), Random(0)).prompt
     assert isinstance(prompt, str)
     places = [
         prompt.index("ascending"),
@@ -106,12 +116,13 @@ def test_the_meta_prompt_has_the_papers_structure() -> None:
 
 
 def test_all_samples_of_a_step_share_their_exemplars_and_steps_do_not() -> None:
-    prompts = [domain().ask("meta-prompt", [], step, Random(index)).prompt for step, index in [(0, 0), (0, 1), (1, 0)]]
+    samples = [(0, 0), (0, 1), (1, 0)]
+    prompts = [domain().ask("meta-prompt", [], seen(step), Random(index)).prompt for step, index in samples]
     assert prompts[0] == prompts[1] != prompts[2]
 
 
 def test_exemplars_may_be_left_out() -> None:
-    prompt = domain(exemplars=0).ask("meta-prompt", [entry("A.", 0.5)], 0, Random(0)).prompt
+    prompt = domain(exemplars=0).ask("meta-prompt", [entry("A.", 0.5)], seen(0), Random(0)).prompt
     assert isinstance(prompt, str)
     assert "<INS>" not in prompt
     assert "output:" not in prompt
@@ -119,17 +130,17 @@ def test_exemplars_may_be_left_out() -> None:
 
 def test_a_rewrite_starts_from_one_of_the_best() -> None:
     view = [entry(f"Instruction {number}.", number / 10) for number in range(10)]
-    prompts = [domain().ask("rewrite", view, 0, Random(seed)).prompt for seed in range(50)]
+    prompts = [domain().ask("rewrite", view, seen(0), Random(seed)).prompt for seed in range(50)]
     assert {prompt[-1].content.rpartition(": ")[2] for prompt in prompts} == {f"Instruction {n}." for n in (7, 8, 9)}
     assert [turn.role for turn in prompts[0]] == ["user", "assistant"] * DEMONSTRATED + ["user"]
 
 
 def test_an_empty_instruction_is_not_rewritten_but_induced() -> None:
-    assert "Write the instruction" in str(domain().ask("rewrite", [entry("", 0.5)], 0, Random(0)).prompt)
+    assert "Write the instruction" in str(domain().ask("rewrite", [entry("", 0.5)], seen(0), Random(0)).prompt)
 
 
 def test_an_induction_shows_inputs_with_their_outputs() -> None:
-    prompt = str(domain().ask("induction", [], 0, Random(0)).prompt)
+    prompt = str(domain().ask("induction", [], seen(0), Random(0)).prompt)
     pairs = re.findall(r"Input: question (\d+)\nOutput: answer (\d+)", prompt)
     assert len(pairs) == 3
     assert all(one == other for one, other in pairs)
@@ -180,7 +191,7 @@ def test_any_answer_gives_a_usable_candidate_or_none(answer: str, style: Style) 
 
 def test_the_pairs_prompt_lists_values_in_descending_order_and_hides_the_function() -> None:
     view = [entry("[18, 15]", 386334.7), entry("[17, 17]", 98.9)]
-    prompt = str(PairDomain(LinearRegression()).ask("meta-prompt", view, 0, Random(0)).prompt)
+    prompt = str(PairDomain().ask("meta-prompt", view, seen(0), Random(0)).prompt)
     assert prompt.index("input:\nw=18, b=15\nvalue:\n386334\n") < prompt.index("input:\nw=17, b=17\nvalue:\n98\n")
     assert "[w, b]" in prompt
     assert "regression" not in prompt.lower()
@@ -197,11 +208,17 @@ def test_the_pairs_prompt_lists_values_in_descending_order_and_hides_the_functio
     ],
 )
 def test_pairs_are_read_and_rounded(answer: str, candidate: str | None) -> None:
-    assert PairDomain(LinearRegression()).read("meta-prompt", answer) == candidate
+    assert PairDomain().read("meta-prompt", answer) == candidate
+
+
+def test_a_loss_that_no_double_holds_is_not_shown() -> None:
+    view = [entry("[1, 1]", math.inf), entry("[2, 2]", 8.0)]
+    prompt = str(PairDomain().ask("meta-prompt", view, seen(0, maximize=False), Random(0)).prompt)
+    assert prompt.count("input:") == 1
 
 
 def test_random_pairs_fill_the_square_and_the_truth_ends_the_search() -> None:
-    pairs = PairDomain(LinearRegression(w_true=15, b_true=14))
+    pairs = LinearRegression(w_true=15, b_true=14)
     drawn = {pairs.random(Random(seed)) for seed in range(3000)}
     assert len(drawn) == 121
     assert pairs.solved("[15, 14]")
@@ -223,10 +240,47 @@ def test_the_papers_values_are_the_defaults() -> None:
     assert opro.styles == ("meta-prompt",)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": -1}, {"samples_per_step": 0}, {"styles": ()}, {"styles": ("odd",)}])
-def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"steps": -1}, "at least 0"),
+        ({"samples_per_step": 0}, "at least 1"),
+        ({"attempts": 0}, "at least 1"),
+        ({"styles": ()}, "meta-prompt, rewrite, induction"),
+        ({"styles": ("odd",)}, "meta-prompt, rewrite, induction"),
+        ({"temperature": -1.0}, "at least 0"),
+        ({"final_temperature": math.nan}, "at least 0"),
+        ({"meta_prompt": "gtp"}, "instruction-tuned, gpt, pre-trained"),
+        ({"history_order": "up"}, "ascending, descending, random"),
+        ({"exemplar_choice": "hard"}, "random, constant, accumulative_most_frequent, current_most_frequent"),
+        ({"score_buckets": 0}, "at least 1"),
+        ({"score_buckets": True}, "at least 1"),
+        ({"score_buckets": 20.0}, "at least 1"),
+        ({"score_buckets": "inf"}, "infinite"),
+        ({"faithful": True, "lag": 1}, "lag"),
+        ({"faithful": True, "racing": 0.05}, "racing"),
+        ({"faithful": True, "styles": ("meta-prompt", "rewrite")}, "styles"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
         OPRO(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"meta_prompt": "gpt"}, {"history_order": "random"}, {"score_buckets": 20}, {"exemplar_choice": "constant"}],
+)
+def test_options_of_instructions_are_refused_where_there_are_none(option: dict[str, object]) -> None:
+    async def check() -> None:
+        async with Engine() as engine:
+            model = engine.model("m", endpoint=FakeEndpoint())
+            OPRO(**option).check(TASK, model, model)  # type: ignore[arg-type]
+            OPRO(faithful=True).check(LinearRegression(), None, model)
+            with pytest.raises(ConfigError, match=next(iter(option))):
+                OPRO(**option).check(LinearRegression(), None, model)  # type: ignore[arg-type]
+
+    run_virtual(check)
 
 
 def test_models_are_asked_for_before_anything_runs() -> None:

@@ -26,6 +26,7 @@ from asyncopt.optimizers.base import derived_seed
 from asyncopt.optimizers.history import Entry, History
 from asyncopt.racing import Floor, Race, alpha_of
 from asyncopt.result import Result
+from asyncopt.tasks import load
 from asyncopt.tasks.linear_regression import LinearRegression
 from asyncopt.values import Completion, Fault, FaultKind, Generate, Usage
 
@@ -555,9 +556,9 @@ def test_the_command_line_replays(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_configuration_names_the_options() -> None:
     table = {"steps": 3, "lag": 4, "racing": 0.05}
     config = check({"task": {"name": "antonym"}, "optimizer": table})
-    assert config.optimizer.build(200) == OPRO(steps=3, lag=4, racing=0.05)
+    assert config.build_optimizer(load("antonym")) == OPRO(steps=3, lag=4, racing=0.05)
     random = check({"task": {"name": "linear-regression"}, "optimizer": {"name": "random", "lag": 4}})
-    assert random.optimizer.build(200) == RandomSearch(steps=200, lag=4)
+    assert random.build_optimizer(LinearRegression()) == RandomSearch(steps=500, lag=4)
     for wrong in ({"lag": -1}, {"quorum": 0}, {"racing": 1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             check({"task": {"name": "antonym"}, "optimizer": wrong})

@@ -13,11 +13,11 @@ from asyncopt.errors import ConfigError
 from asyncopt.optimizers.history import Entry, History
 from asyncopt.optimizers.script import Script
 from asyncopt.racing import Floor
-from asyncopt.tasks.linear_regression import LinearRegression
+from asyncopt.tasks.objective import Objective
 from asyncopt.tasks.task import Task
 
 State: TypeAlias = Mapping[str, Any]  # a plain value that JSON can hold
-AnyTask: TypeAlias = Task | LinearRegression
+AnyTask: TypeAlias = Task | Objective
 
 
 def derived_seed(seed: int, step: int, purpose: str, index: int = 0) -> int:
@@ -31,11 +31,20 @@ def derived_seed(seed: int, step: int, purpose: str, index: int = 0) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the proposals of a step see: the history when the step began, and its best entry's scores by example id."""
+    """What the proposals of a step see: the history when the step began, and its entries' scores on single examples.
+
+    ``by_candidate`` has the scores by example id of every entry that was scored on examples.
+    """
 
     step: int
     history: History
-    scores: Mapping[int, float]
+    by_candidate: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> Mapping[int, float]:
+        """The best entry's scores by example id."""
+        best = self.history.best()
+        return {} if best is None else self.by_candidate.get(best.candidate, {})
 
 
 class Score(Protocol):
@@ -58,16 +67,28 @@ class Score(Protocol):
     ) -> Awaitable[Entry]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """A candidate's score on the validation examples; ``score`` is None where not one could be scored."""
+
+    candidate: str
+    score: float | None
+    examples: int
+    complete: bool
+
+
 @dataclass
 class Search:
     """One study as its optimizer sees it: models by role, the task, the history, and a seed. No file, no clock.
 
-    The three decisions of a search, each journalled when it is made and by one caller at a time: ``begin_step`` gives
-    what the step's proposals see; ``commit`` makes one entry part of the history; ``finish_step`` makes the step's
-    entries that are not in it yet part of it, in the order given, and them and ``state`` durable.
+    The decisions of a search, each journalled when it is made and by one caller at a time: ``begin_step`` gives what
+    the step's proposals see; ``commit`` makes one entry part of the history; ``finish_step`` makes the step's entries
+    that are not in it yet part of it, in the order given, and them and ``state`` durable; ``finish_validation`` keeps
+    what ``validate`` gave for a step. ``validations`` has that of all steps so far.
 
     Where a study goes on, ``restored`` is the state of the last finished step, and ``unfinished`` are the steps that
-    had begun. A ``script`` holds the decisions of an earlier run that are to be made again.
+    had begun. A ``script`` holds the decisions of an earlier run that are to be made again. ``note`` tells people
+    something; ``trace`` keeps what a proposal was made of, where the study is traced.
     """
 
     task: AnyTask
@@ -77,12 +98,16 @@ class Search:
     begin_step: Callable[[int], Seen]
     commit: Callable[[Entry], None]
     finish_step: Callable[[int, list[Entry], State], Awaitable[None]]
+    validate: Callable[[Sequence[str]], Awaitable[list[Validated]]]
+    finish_validation: Callable[[int, list[Validated]], Awaitable[None]]
+    validations: Mapping[int, Sequence[Validated]]
     proposer: Model | None = None
     scorer: Model | None = None
     restored: State | None = None
     unfinished: Sequence[Seen] = ()
     script: Script | None = None
     note: Callable[[str], None] = field(default=lambda _: None)
+    trace: Callable[[str, Mapping[str, Any]], None] = field(default=lambda _kind, _data: None)
 
     def rng(self, step: int, purpose: str, index: int = 0) -> Random:
         """A generator for one choice."""

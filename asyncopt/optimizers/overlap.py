@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from asyncopt.errors import ConfigError
-from asyncopt.optimizers.base import AnyTask
-from asyncopt.optimizers.history import History
+from asyncopt.optimizers.base import AnyTask, Seen
 from asyncopt.tasks.task import Task
 
 Proposal: TypeAlias = tuple[str, str]  # the candidate, and how it was made
-Propose: TypeAlias = Callable[[int, int, History], Awaitable[Proposal | None]]
+Propose: TypeAlias = Callable[[int, int, Seen], Awaitable[Proposal | None]]
 
 START = -1  # the step of the starting points
 
@@ -25,11 +24,18 @@ class Overlap:
     points are scored. ``quorum`` is the share of the examples on which a candidate is
     decided until the late answers come. ``racing`` is the chance, over the whole study, of stopping any candidate that
     would have reached the best one its proposal saw.
+
+    The candidates of the start, of every ``validate_every``-th step and of the last one, and whatever is best then, are
+    scored on the validation examples beside the step that follows (OPRO, section 5.4, where it is every third); the
+    best of these scores then decides which candidate is chosen. After ``patience`` validations without a better score
+    the search ends.
     """
 
     lag: int = 0
     quorum: float | None = None
     racing: float | None = None
+    validate_every: int | None = None
+    patience: int | None = None
 
     def check_overlap(self) -> None:
         """Raise :class:`ConfigError` for settings that mean nothing."""
@@ -42,11 +48,25 @@ class Overlap:
         if self.quorum is not None and self.racing is not None:
             # A race goes by a fixed order of the examples and asks few at a time; a quorum takes whichever come first.
             raise ConfigError("quorum and racing are both on; choose one of them")
+        for name in ("validate_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1, or left out")
+        if self.patience is not None and self.validate_every is None:
+            raise ConfigError("patience counts validations and there are none; set validate_every, such as 3")
 
     def check_examples(self, task: AnyTask) -> None:
         """Raise :class:`ConfigError` where a task has no examples to be decided on."""
-        if not isinstance(task, Task) and (self.quorum is not None or self.racing is not None):
-            raise ConfigError(f"quorum and racing decide by examples, and {task.name} has none; leave them off")
+        if not isinstance(task, Task):
+            if self.quorum is not None or self.racing is not None or self.validate_every is not None:
+                raise ConfigError(
+                    f"quorum, racing and validation decide by examples, and {task.name} has none; leave them off"
+                )
+            return
+        if not task.train:
+            raise ConfigError(f"{task.name} has no training examples to search with; give it a train_ratio above 0")
+        if self.validate_every is not None and not task.validation:
+            raise ConfigError(f"{task.name} has no validation examples; give it a validation_ratio above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +85,8 @@ class Plan:
     def count(self, step: int) -> int:
         """How many samples the step has."""
         return len(self.initial) if step == START else self.samples
+
+
+def is_validated(step: int, steps: int, every: int | None) -> bool:
+    """Whether the step's candidates are to be scored on the validation examples."""
+    return every is not None and (step in (START, steps - 1) or step % every == 0)

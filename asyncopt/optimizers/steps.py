@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 
-from asyncopt.errors import AsyncoptError, StudyFailed
-from asyncopt.optimizers.base import Search, Seen, derived_seed
+from asyncopt.errors import AsyncoptError, StudyFailed, first_error
+from asyncopt.optimizers.base import Search, Seen, Validated, derived_seed
 from asyncopt.optimizers.history import Entry
-from asyncopt.optimizers.overlap import START, Overlap, Plan, Proposal
+from asyncopt.optimizers.overlap import START, Overlap, Plan, Proposal, is_validated
 from asyncopt.optimizers.script import Decision
 from asyncopt.racing import Floor, alpha_of
 
@@ -57,6 +57,8 @@ class _Loop:
         self._claims: dict[str, _Claim] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._validating: int | None = None  # the step whose validation is under way, or not yet decided upon
+        self._validated: list[Validated] | None = None
         self._solved: int | None = None
         self._ended = False
 
@@ -73,12 +75,12 @@ class _Loop:
                 for task in self._tasks:
                     task.cancel()
         except* AsyncoptError as failures:
-            raise _first(failures) from None
+            raise first_error(failures) from None
 
     def _over(self) -> bool:
         head = None if self._script is None else self._script.head
-        left = self._steps or self._ready or self._tasks or self._next < self._plan.steps
-        return self._ended or (head is None and not left)
+        working = self._steps or self._ready or self._tasks or self._validating is not None
+        return self._ended or (head is None and not working and self._next >= self._plan.steps)
 
     # -- decisions -----------------------------------------------------------------------------------------------------
 
@@ -90,11 +92,13 @@ class _Loop:
         undecided = sum(step.undecided for step in self._steps.values())
         earliest = self._steps.get(min(self._steps, default=START))
         if self._solved is not None:
-            await self._finish(self._steps[self._solved])
+            await self._finish(self._steps[self._solved], group)
         elif self._ready:
             self._join(self._ready.pop(0))
-        elif earliest is not None and not earliest.undecided:
-            await self._finish(earliest)
+        elif self._validated is not None:
+            await self._finish_validation()
+        elif earliest is not None and not earliest.undecided and self._validating is None:
+            await self._finish(earliest, group)
         elif self._may_begin(undecided):
             self._begin(group)
         else:
@@ -104,7 +108,9 @@ class _Loop:
     def _may_begin(self, undecided: int) -> bool:
         """Whether the next step may be proposed; never before the starting points are scored, whatever the lag."""
         started = self._next == START or START not in self._steps
-        return self._next < self._plan.steps and started and undecided <= self._options.lag
+        # Without lag a step's entries join at its end, for which a validation may still have to come.
+        seen = self._options.lag > 0 or not self._steps
+        return self._next < self._plan.steps and started and seen and undecided <= self._options.lag
 
     async def _follow(self, head: Decision, group: asyncio.TaskGroup) -> bool:
         """Make the recorded decision if its time has come."""
@@ -116,11 +122,15 @@ class _Loop:
             self._join(entry)
         elif head.kind == "proposed":
             self._begin(group)
+        elif head.kind == "validated":
+            if self._validated is None:
+                return False
+            await self._finish_validation()
         else:
             step = self._steps.get(head.data["step"])
             if step is None or (step.undecided and self._solved != step.number):
                 return False
-            await self._finish(step)
+            await self._finish(step, group)
         return True
 
     def _begin(self, group: asyncio.TaskGroup) -> None:
@@ -134,7 +144,7 @@ class _Loop:
         if entry.step != START and self._plan.solved(entry.candidate):
             self._solved = entry.step
 
-    async def _finish(self, step: _Step) -> None:
+    async def _finish(self, step: _Step, group: asyncio.TaskGroup) -> None:
         entries = [self._credited(entry) for entry in step.entries.values()]
         solved = step.number != START and any(self._plan.solved(entry.candidate) for entry in entries)
         if step.number == START and all(entry.score is None for entry in entries):
@@ -143,6 +153,49 @@ class _Loop:
         del self._steps[step.number]
         await self._search.finish_step(step.number, joining, {"step": step.number, "solved": solved})
         self._ended = solved
+        if not solved and self._validates(step.number):
+            self._start_validation(step.number, group)
+
+    # -- validation ----------------------------------------------------------------------------------------------------
+
+    def _validates(self, step: int) -> bool:
+        return is_validated(step, self._plan.steps, self._options.validate_every)
+
+    def _start_validation(self, step: int, group: asyncio.TaskGroup) -> None:
+        """Validate the step's candidates and the best so far while the next step goes on.
+
+        That step does not end before this is known, so that a search ends at the same place whatever the latencies are.
+        """
+        history = self._search.history
+        best = history.best()
+        scored = [entry.candidate for entry in history.entries if entry.step == step and entry.score is not None]
+        chosen = dict.fromkeys(scored if best is None else [*scored, best.candidate])
+        known = {one.candidate for validated in self._search.validations.values() for one in validated}
+        self._validating = step
+        self._task(group, self._validate([candidate for candidate in chosen if candidate not in known]))
+
+    async def _validate(self, candidates: list[str]) -> None:
+        self._validated = await self._search.validate(candidates)
+
+    async def _finish_validation(self) -> None:
+        assert self._validating is not None and self._validated is not None  # noqa: PT018
+        step, validated = self._validating, self._validated
+        self._validating = self._validated = None
+        await self._search.finish_validation(step, validated)
+        if self._stalled():
+            self._search.note(f"no better validation score in {self._options.patience} validations; the search ends")
+            self._ended = True
+
+    def _stalled(self) -> bool:
+        """Whether the last ``patience`` validations brought nothing better."""
+        if self._options.patience is None:
+            return False
+        best, since = -1.0, 0
+        for step in sorted(self._search.validations):
+            scores = [one.score for one in self._search.validations[step] if one.score is not None and one.complete]
+            since = 0 if max(scores, default=-1.0) > best else since + 1
+            best = max([best, *scores])
+        return since >= self._options.patience
 
     # -- candidates ----------------------------------------------------------------------------------------------------
 
@@ -164,17 +217,17 @@ class _Loop:
 
     def _floor(self, seen: Seen) -> Floor | None:
         """What the step's candidates race against: the best that their proposals saw, whatever came in since."""
-        if self._options.racing is None or seen.step == START or not seen.scores:
+        if self._options.racing is None or seen.step == START or not (scores := seen.scores):
             return None
         alpha = alpha_of(self._options.racing, self._plan.steps * self._plan.samples)
-        return Floor(seen.scores, alpha, derived_seed(self._search.seed, START, "race"))
+        return Floor(scores, alpha, derived_seed(self._search.seed, START, "race"))
 
     async def _sample(self, step: _Step, index: int) -> None:
         """One candidate from its proposal to its score."""
         if step.number == START:
             proposal: Proposal | None = (self._plan.initial[index], "initial")
         else:
-            proposal = await self._plan.propose(step.number, index, step.seen.history)
+            proposal = await self._plan.propose(step.number, index, step.seen)
         if not self._claim(step.number, index, proposal):
             step.undecided -= 1
             return
@@ -224,7 +277,11 @@ class _Loop:
     def _resume(self, group: asyncio.TaskGroup) -> None:
         """Begin where the journal ends: nothing that has its entry is proposed or scored again."""
         if self._search.restored is not None:
-            self._next = int(self._search.restored["step"]) + 1
+            last = int(self._search.restored["step"])
+            self._next = last + 1
+            self._ended = self._stalled()
+            if self._validates(last) and last not in self._search.validations:
+                self._start_validation(last, group)
         entries = self._search.history.entries
         for entry in entries:
             if entry.provisional:
@@ -240,10 +297,3 @@ class _Loop:
     async def _late(self, entry: Entry) -> None:
         """The complete entry of a candidate that a quorum decided before the study was interrupted."""
         self._ready.append(await self._search.score(entry.candidate, entry.step, entry.index, entry.source))
-
-
-def _first(failures: BaseExceptionGroup[AsyncoptError]) -> AsyncoptError:
-    """The first error in a group of groups."""
-    for failure in failures.exceptions:
-        return _first(failure) if isinstance(failure, BaseExceptionGroup) else failure
-    raise AssertionError("an exception group is never empty")

@@ -10,6 +10,7 @@ import random
 import re
 
 from asyncopt.testing.chance import digest_of
+from asyncopt.testing.tours import propose_tour
 
 _WORDS = """
 answer answers break by calculate carefully check clearly compute consider correct detail each every exactly explain
@@ -25,6 +26,9 @@ _TRIES = 20
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _PAIR = re.compile(rf"w\s*=\s*{_NUMBER}\s*,\s*b\s*=\s*{_NUMBER}\s+value:\s*{_NUMBER}", re.IGNORECASE)
 _SCORED = re.compile(rf"^text:\s*(.*?)\s*^score:\s*{_NUMBER}", re.IGNORECASE | re.MULTILINE | re.DOTALL)
+_UNSCORED = re.compile(r"^text:\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
+_TAGGED = re.compile(rf"^(?:Precision: {_NUMBER} )?<TEXT>(.*?)</TEXT>", re.MULTILINE | re.DOTALL)
+_TAGS = (("<INS>", "</INS>"), ("<Start>", "</Start>"))
 _VARIATION = re.compile(r"\b(?:variations?|paraphrase|rephrase|rewrite|reword|in other words)\b", re.IGNORECASE)
 _LABELLED = re.compile(r"^(?:input|instruction|text|prompt):(.*)$", re.IGNORECASE | re.MULTILINE)
 _QUOTED = re.compile(r"\"([^\"\n]+)\"")
@@ -37,7 +41,7 @@ def _rng(seed: int, purpose: str, prompt: str, draw: str) -> random.Random:
 
 
 def propose(seed: int, prompt: str, draw: str) -> str | None:
-    """A reply to a meta-prompt, None if it is none: a pair ``[w, b]``, or an instruction in square brackets.
+    """A reply to a meta-prompt, None if it is none: a pair, a trace, or an instruction in the brackets asked for.
 
     Where the prompt ends with the wish for the instruction behind some examples, an instruction without brackets.
     """
@@ -45,9 +49,13 @@ def propose(seed: int, prompt: str, draw: str) -> str | None:
         pairs = [(int(float(w)), int(float(b)), float(value)) for w, b, value in _PAIR.findall(prompt)]
         w, b = _new_pair(_rng(seed, "pair", prompt, draw), pairs)
         return f"A pair beside the best ones could have a lower value: [{w}, {b}]"
+    if (tour := propose_tour(_rng(seed, "tour", prompt, draw), prompt)) is not None:
+        return tour
     scored = [(text, float(score)) for text, score in _SCORED.findall(prompt)]
-    if scored or "square bracket" in prompt.lower():
-        return f"[{_new_text(_rng(seed, 'text', prompt, draw), scored)}]"
+    asked = _brackets(prompt)
+    if scored or asked:
+        opening, closing = asked or ("[", "]")
+        return f"{opening}{_new_text(_rng(seed, 'text', prompt, draw), scored or _ranked(prompt))}{closing}"
     if _INDUCTION.search(prompt):
         rng = _rng(seed, "induction", prompt, draw)
         return _mutated(rng, " ".join(rng.sample(VOCABULARY, 5)))
@@ -67,6 +75,29 @@ def vary(seed: int, prompt: str, draw: str) -> str | None:
 def small_talk(seed: int, prompt: str, draw: str) -> str:
     """A few words for a prompt that nothing is known about."""
     return " ".join(_rng(seed, "talk", prompt, draw).sample(VOCABULARY, 4)).capitalize() + "."
+
+
+def _brackets(prompt: str) -> tuple[str, str] | None:
+    """What an instruction is to stand between, None if none is asked for.
+
+    The end of the prompt says so, whatever stands in the texts that are shown.
+    """
+    request = prompt.rstrip().rpartition("\n")[2]
+    if request.endswith("</TEXT>"):
+        return "<TEXT>", "</TEXT>"
+    tags = next((tags for tags in _TAGS if tags[1] in request), None)
+    return tags or (("[", "]") if "square bracket" in prompt.lower() else None)
+
+
+def _ranked(prompt: str) -> list[tuple[str, float]]:
+    """Texts that are shown otherwise than as text and score; without scores they have their place in the order."""
+    tagged = _TAGGED.findall(prompt)
+    if any(score for score, _ in tagged):
+        return [(text, float(score or 0)) for score, text in tagged]
+    texts = [text for _, text in tagged] or _UNSCORED.findall(prompt)
+    if "no particular order" in prompt:
+        return [(text, 0.0) for text in texts]
+    return [(text, -place if "descending order" in prompt else place) for place, text in enumerate(texts)]
 
 
 def _new_pair(rng: random.Random, pairs: list[tuple[int, int, float]]) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 
 from asyncopt.cache import MemoryCache
 from asyncopt.cli.models import roles
-from asyncopt.cli.run import PAPER_STEPS, PAPER_STEPS_PAIRS
 from asyncopt.cli.summary import Attribution
 from asyncopt.config import Config, ModelConfig
 from asyncopt.dispatch import Dispatcher
@@ -23,7 +22,6 @@ from asyncopt.optimizers.base import AnyTask
 from asyncopt.optimizers.history import Entry
 from asyncopt.result import Result
 from asyncopt.study import Study
-from asyncopt.tasks import LinearRegression, load
 from asyncopt.tasks.task import Task
 from asyncopt.testing.answers import AnswerModel, items_of
 from asyncopt.testing.clock import run_virtual
@@ -97,9 +95,7 @@ def simulate(config: Config, server: Mapping[str, Any]) -> Simulated:
     :class:`SimulatedAPI` for all servers; a quota there takes the stated one's place, and the engine does not know it.
     Raises :class:`ConfigError` for what cannot be meant, and what :meth:`asyncopt.Study.run` raises.
     """
-    task = load(config.task.name, data=config.task.data, seed=config.seed, options=config.task.options)
-    task = task.limited(config.task.limit) if isinstance(task, Task) else task
-    simulation = _Simulation(config, task, server)
+    simulation = _Simulation(config, config.load_task(), server)
     return run_virtual(simulation.run)
 
 
@@ -164,10 +160,9 @@ class _Simulation:
         config = self._config
         async with Engine(cache=MemoryCache() if config.use_cache else None, grace=0.0) as engine:
             models = {role: self._model(engine, wanted) for role, wanted in roles(config).items()}
-            pairs = isinstance(self._task, LinearRegression)
             study = Study(
                 task=self._task,
-                optimizer=config.optimizer.build(PAPER_STEPS_PAIRS if pairs else PAPER_STEPS),
+                optimizer=config.build_optimizer(self._task),
                 scorer=models.get("scorer"),
                 proposer=models.get("proposer"),
                 budget=config.budget.build(),

@@ -2,5 +2,16 @@
 
 from asyncopt.optimizers.opro.domain import STYLES, Style
 from asyncopt.optimizers.opro.optimizer import OPRO, RandomSearch
+from asyncopt.optimizers.opro.options import ExemplarChoice, HistoryOrder, MetaPrompt, MetaPromptOptions, ScoreBuckets
 
-__all__ = ["OPRO", "STYLES", "RandomSearch", "Style"]
+__all__ = [
+    "OPRO",
+    "STYLES",
+    "ExemplarChoice",
+    "HistoryOrder",
+    "MetaPrompt",
+    "MetaPromptOptions",
+    "RandomSearch",
+    "ScoreBuckets",
+    "Style",
+]

@@ -1,4 +1,4 @@
-"""What OPRO must know of a kind of solution: how to ask for one, how to read it, and when to stop."""
+"""What OPRO must know of a kind of solution: how to ask for one, and how to read it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, Protocol, TypeAlias
 
+from asyncopt.optimizers.base import Seen
 from asyncopt.optimizers.history import Entry
 from asyncopt.values import Prompt
 
@@ -24,27 +25,14 @@ class Ask:
 
 
 class Domain(Protocol):
-    """One kind of solution, written as text: an instruction, or a pair of numbers."""
+    """One kind of solution, written as text: an instruction, a pair of numbers, or a tour."""
 
-    maximize: bool
     styles: tuple[Style, ...]
 
-    def initial(self) -> Sequence[str]:
-        """The starting points."""
-        ...
-
-    def ask(self, style: Style, view: Sequence[Entry], step: int, rng: Random) -> Ask:
-        """The request for a new solution, given the best so far from worst to best."""
+    def ask(self, style: Style, view: Sequence[Entry], seen: Seen, rng: Random) -> Ask:
+        """The request for a new solution, given the best so far from worst to best, out of all that is ``seen``."""
         ...
 
     def read(self, style: Style, answer: str) -> str | None:
         """The solution in a model's answer in its one written form, or None where there is none to be used."""
-        ...
-
-    def random(self, rng: Random) -> str | None:
-        """A solution drawn without any model, or None where there is no such thing."""
-        ...
-
-    def solved(self, candidate: str) -> bool:
-        """Whether this is the optimum, so that the search ends."""
         ...
