@@ -16,6 +16,7 @@ from asyncopt.racing import Floor, Race
 from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Completion, FaultKind, Generate, Outcome, Priority, Sampling
 
+FINAL_ANSWER_TOKENS = 50  # as in OPRO's reference code: an answer, and the little sum that may stand before it
 AHEAD = 8  # calls beyond those that will be needed in any case; benchmarks/racing.py weighs them against time
 _ROUNDING = 1e-9
 
@@ -28,13 +29,17 @@ _OUTCOME_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """How one example ended; ``score`` is None unless the outcome is SCORED. ``detail`` says why not."""
+    """How one example ended; ``score`` is None unless the outcome is SCORED. ``detail`` says why not.
+
+    ``answer`` is what was graded; where the task has a cue for the final answer, ``first_answer`` came before it.
+    """
 
     example: int
     outcome: Outcome
     score: float | None = None
     answer: str = ""
     detail: str = ""
+    first_answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,19 @@ class Evaluation:
 
 
 def scoring_request(task: Task, instruction: str, example: Example) -> Generate:
-    """The scorer's request: greedy, as in the paper (temperature 0, section 5.1)."""
-    sampling = Sampling(temperature=0.0, max_tokens=task.max_tokens, stop=task.stop)
+    """The scorer's request, at the task's temperature: by default greedy, as in the paper (section 5.1)."""
+    sampling = Sampling(temperature=task.temperature, max_tokens=task.max_tokens, stop=task.stop)
     return Generate.of(task.render(instruction, example.input), sampling)
+
+
+def final_answer_request(task: Task, instruction: str, example: Example, answer: str) -> Generate:
+    """The second request to a pre-trained scorer: its prompt, its first answer and the task's cue, a space between.
+
+    Such a model goes on with questions of its own, so its answer ends where the next ``Q:`` begins (reference code).
+    """
+    answer = answer.partition("Q:")[0].strip()
+    sampling = Sampling(temperature=task.temperature, max_tokens=FINAL_ANSWER_TOKENS, stop=task.stop)
+    return Generate.of(f"{task.render(instruction, example.input)} {answer} {task.final_answer_cue}", sampling)
 
 
 async def evaluate(
@@ -145,6 +160,7 @@ class _Scoring:
         self._race = race
         self._order = range(len(examples)) if race is None else race.order
         self._futures: list[asyncio.Future[Completion]] = []
+        self._first_answers: dict[int, str] = {}  # by the turns that wait for their final answer, or have it
         self._ended: asyncio.Queue[int] = asyncio.Queue()
         self.items: dict[int, Item] = {}
 
@@ -156,9 +172,12 @@ class _Scoring:
         """Submit what is to be asked by now."""
         for turn in range(len(self._futures), self._wanted()):
             request = scoring_request(self._task, self._instruction, self._examples[self._order[turn]])
-            future = self._model.submit(request, priority=self._priority)
-            self._futures.append(future)
-            future.add_done_callback(partial(self._end, turn))
+            self._futures.append(self._future(turn, request, self._priority))
+
+    def _future(self, turn: int, request: Generate, priority: Priority) -> asyncio.Future[Completion]:
+        future = self._model.submit(request, priority=priority)
+        future.add_done_callback(partial(self._end, turn))
+        return future
 
     def _wanted(self) -> int:
         submitted = len(self._futures)
@@ -176,11 +195,27 @@ class _Scoring:
     async def next_end(self) -> None:
         """Wait until another example has ended, and keep its item."""
         turn = await self._ended.get()
+        while self._asks_again(turn):
+            turn = await self._ended.get()
         place = self._order[turn]
-        item = self.items[place] = _item(self._task, self._examples[place], self._futures[turn])
+        first = self._first_answers.get(turn, "")
+        item = _item(self._task, self._instruction, self._examples[place], self._futures[turn], first)
+        self.items[place] = item
         self._tell(item)
         if self._race is not None:
             self._race.end(turn, item.score)
+
+    def _asks_again(self, turn: int) -> bool:
+        """Whether the call that ended was only the first of two; the second is then on its way in its place."""
+        future = self._futures[turn]
+        if not self._task.final_answer_cue or turn in self._first_answers or future.exception() is not None:
+            return False
+        first = self._first_answers[turn] = future.result().text
+        example = self._examples[self._order[turn]]
+        request = final_answer_request(self._task, self._instruction, example, first)
+        # Before all first calls that wait: what ends an example goes before what begins another.
+        self._futures[turn] = self._future(turn, request, Priority.PROPOSE)
+        return True
 
     def evaluation(self) -> Evaluation:
         """What has ended so far."""
@@ -207,21 +242,22 @@ class _Scoring:
             self._events.emit(ExampleEnded(item.outcome.value))
 
 
-def _item(task: Task, example: Example, future: asyncio.Future[Completion]) -> Item:
+def _item(task: Task, instruction: str, example: Example, future: asyncio.Future[Completion], first: str) -> Item:
     try:
-        completion = future.result()
+        answer = future.result().text
     except (EndpointRefused, QuotaExhausted):
         raise
     except CallFailed as error:
         fault = error.fault
-        return Item(
-            example.id, _OUTCOME_OF.get(fault.kind, Outcome.FAILED), detail=f"{fault.kind.value}: {fault.detail}"
-        )
-    return _graded(task, example, completion.text)
-
-
-def _graded(task: Task, example: Example, answer: str) -> Item:
+        outcome, detail = _OUTCOME_OF.get(fault.kind, Outcome.FAILED), f"{fault.kind.value}: {fault.detail}"
+        return Item(example.id, outcome, detail=detail, first_answer=first)
     try:
-        return Item(example.id, Outcome.SCORED, task.grade(answer, example), answer)
+        return Item(example.id, Outcome.SCORED, _grade(task, instruction, example, answer), answer, first_answer=first)
     except Exception as error:  # a metric may be anybody's code, and is not the candidate's fault
-        return Item(example.id, Outcome.METRIC_ERROR, answer=answer, detail=type(error).__name__)
+        return Item(example.id, Outcome.METRIC_ERROR, None, answer, type(error).__name__, first)
+
+
+def _grade(task: Task, instruction: str, example: Example, answer: str) -> float:
+    if task.answers == "opro_compat":  # its rules read the options out of the whole prompt
+        return task.grade(answer, example, task.render(instruction, example.input))
+    return task.grade(answer, example)

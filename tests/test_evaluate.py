@@ -6,6 +6,7 @@ import asyncio
 import importlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -215,3 +216,136 @@ def test_a_quorum_may_stand_beside_a_race() -> None:
 def test_a_quorum_is_a_share(quorum: float) -> None:
     with pytest.raises(ConfigError, match="share of the examples"):
         scored(FakeEndpoint(), lambda model: evaluate(model, TASK, "a", EXAMPLES, quorum=quorum))
+
+
+# -- the second call for the final answer ------------------------------------------------------------------------------
+
+CUED = Task("t", "boolean", EXAMPLES, (), position="A_begin", frame=True, final_answer_cue="So the final answer is")
+
+
+class TwoStep(Uneven):
+    """Rambles and asks a question of its own; its answer comes when the cue does."""
+
+    def __init__(self, accuracy: float, latencies: int = 0) -> None:
+        super().__init__(accuracy, latencies)
+        self.requests: list[Generate] = []
+
+    def right(self, prompt: str) -> bool:
+        return super().right(prompt.partition(" thinking")[0])
+
+    def say(self, request: Generate, number: int) -> Answer:
+        if request.prompt[-1].content.endswith("So the final answer is"):
+            return super().say(request, number)
+        return Completion(" thinking...\n\nQ: And what is q1?\n\nA: no")
+
+    async def send(self, model: str, request: Generate) -> Answer:
+        self.requests.append(request)
+        return await super().send(model, request)
+
+
+def test_a_cue_is_appended_to_the_prompt_and_the_first_answer_up_to_its_next_question() -> None:
+    endpoint = TwoStep(1.0)
+    done = scored(endpoint, lambda model: evaluate(model, CUED, "Think.", EXAMPLES[:1]))
+    assert endpoint.prompts == [
+        "Q: q0\n\nA: Think.",
+        "Q: q0\n\nA: Think. thinking... So the final answer is",
+    ]
+    assert [request.sampling.max_tokens for request in endpoint.requests] == [1024, 50]
+    (item,) = done.items
+    assert (item.outcome, item.score, item.answer) == (Outcome.SCORED, 1.0, "yes")
+    assert item.first_answer == " thinking...\n\nQ: And what is q1?\n\nA: no"
+
+
+def test_an_example_with_a_cue_is_one_item_that_ends_with_its_second_call() -> None:
+    class Slow(TwoStep):
+        async def send(self, model: str, request: Generate) -> Answer:
+            self.started.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(3)
+            return self.say(request, 0)
+
+    told: list[tuple[float, int]] = []
+
+    def early(part: Evaluation) -> None:
+        told.append((asyncio.get_running_loop().time(), len(part.items)))
+
+    endpoint = Slow(0.5)
+    some = EXAMPLES[:30]
+    done = scored(endpoint, lambda model: evaluate(model, CUED, "a", some, quorum=0.1, on_quorum=early), 30)
+    assert endpoint.started == [0.0] * 30 + [3.0] * 30
+    assert told == [(6.0, 3)]
+    assert (len(done.items), done.complete) == (30, True)
+
+
+@pytest.mark.parametrize("floor", [None, FLOOR])
+@pytest.mark.parametrize("latencies", range(3))
+def test_a_second_call_changes_when_examples_end_and_nothing_else(floor: Floor | None, latencies: int) -> None:
+    def ends(task: Task, endpoint: FakeEndpoint) -> list[tuple[Outcome, float | None]]:
+        done = scored(endpoint, lambda model: evaluate(model, task, "a", EXAMPLES, floor=floor), concurrency=7)
+        return [(item.outcome, item.score) for item in done.items]
+
+    once = ends(replace(CUED, final_answer_cue=""), Uneven(0.4))
+    assert ends(CUED, TwoStep(0.4, latencies)) == once
+    assert (Outcome.WITHDRAWN in {outcome for outcome, _ in once}) == (floor is not None)
+
+
+@pytest.mark.parametrize("failing", ["", "So the final answer is"])
+def test_an_item_fails_with_either_of_its_calls(failing: str) -> None:
+    class Failing(TwoStep):
+        def say(self, request: Generate, number: int) -> Answer:
+            if request.prompt[-1].content.endswith(f"q0\n\nA: a{' thinking... ' + failing if failing else ''}"):
+                return Fault(FaultKind.REFUSED, "no")
+            return super().say(request, number)
+
+    endpoint = Failing(1.0)
+    done = scored(endpoint, lambda model: evaluate(model, CUED, "a", EXAMPLES[:3]))
+    assert [item.outcome for item in done.items] == [Outcome.REFUSED, Outcome.SCORED, Outcome.SCORED]
+    assert (done.items[0].score, done.items[0].answer) == (None, "")
+    assert done.items[0].first_answer.startswith(" thinking") == bool(failing)
+    assert len(endpoint.started) == (6 if failing else 5)
+
+
+def test_leaving_withdraws_first_and_second_calls() -> None:
+    class Hanging(TwoStep):
+        async def send(self, model: str, request: Generate) -> Answer:
+            self.started.append(0.0)
+            if len(self.started) > 6:
+                await asyncio.Event().wait()
+            return self.say(request, 0)
+
+    endpoint = Hanging(1.0)
+
+    async def main() -> None:
+        async with Engine(grace=0) as engine:
+            model = engine.model("m", endpoint=endpoint, quota=Quota(concurrency=2))
+            task = asyncio.create_task(evaluate(model, CUED, "a", EXAMPLES[:5]))
+            await asyncio.sleep(10)
+            (dispatcher,) = engine.dispatchers
+            assert (dispatcher.in_flight, dispatcher.queued) == (2, 2)  # of five first and five second calls
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert dispatcher.queued == 0
+
+    run_virtual(main)
+    assert len(endpoint.started) == 8
+
+
+# -- what the task decides ---------------------------------------------------------------------------------------------
+
+
+def test_the_scorer_is_asked_at_the_temperature_of_the_task() -> None:
+    endpoint = TwoStep(1.0)
+    scored(endpoint, lambda model: evaluate(model, replace(CUED, temperature=0.7), "a", EXAMPLES[:2]))
+    assert [request.sampling.temperature for request in endpoint.requests] == [0.7] * 4
+    plain = TwoStep(1.0)
+    scored(plain, lambda model: evaluate(model, TASK, "a", EXAMPLES[:2]))
+    assert [request.sampling.temperature for request in plain.requests] == [0.0] * 2
+
+
+def test_the_rules_of_the_reference_read_the_options_in_the_whole_prompt() -> None:
+    example = Example(0, "Where does the sun rise?", "(B)")
+    task = Task("t", "choice", (example,), (), template="{{ instruction }}{{ input }}\n(A) west\n(B) east")
+    answer = FakeEndpoint(lambda *_: Completion("It rises in the east."))
+    strict = scored(answer, lambda model: evaluate(model, task, "", [example]))
+    compat = scored(answer, lambda model: evaluate(model, replace(task, answers="opro_compat"), "", [example]))
+    assert (strict.score, compat.score) == (0.0, 1.0)

@@ -1,0 +1,228 @@
+"""Given instructions on a fold of a task: each with its score, and held against the first on the same examples."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import anyio
+
+from asyncopt.engine import Model
+from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, first_error
+from asyncopt.evaluate import Evaluation, Item, evaluate
+from asyncopt.events import Events
+from asyncopt.limits.budget import UNLIMITED, Account, Budget
+from asyncopt.result import Measured
+from asyncopt.stats import mcnemar_p, paired_difference
+from asyncopt.tasks.task import Example, Fold, Split, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One instruction on one example. ``index`` is the example's number in its source, ``number`` the instruction's.
+
+    ``correct`` is the grade, from 0 to 1, and None where the ``outcome`` is not ``scored``; ``detail`` then says why.
+    ``parsed`` is what was taken for the answer in ``answer``; ``first_answer`` is what came before a cue for it.
+    """
+
+    number: int
+    split: Split
+    index: int
+    prompt: str
+    answer: str
+    parsed: str
+    truth: str
+    correct: float | None
+    outcome: str
+    detail: str
+    first_answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """An instruction's share of right answers over the examples that have a score; ``unscored`` counts the others."""
+
+    number: int
+    instruction: str
+    measured: Measured | None
+    unscored: int
+    complaint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An instruction against the first, on the ``n`` examples that both have a score for; ``left_out`` are the others.
+
+    ``difference`` is its mean grade less the first's, with the 95 % interval [``low``, ``high``]. ``only_first`` and
+    ``only_this`` count the examples that one of the two alone got right, and ``p`` is the exact two-sided McNemar test
+    on them, None where grades between 0 and 1 make that test meaningless. It is not corrected for how many
+    instructions were compared.
+    """
+
+    number: int
+    n: int
+    left_out: int
+    difference: float
+    low: float
+    high: float
+    only_first: int
+    only_this: int
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Instructions evaluated on the same examples, and what that took; ``calls`` counts requests sent.
+
+    Instructions are numbered from 1 in the order they were given in, as ``evaluations`` are.
+    """
+
+    task: Task
+    fold: Fold
+    model: str
+    evaluations: tuple[Evaluation, ...]
+    calls: int
+    cache_hits: int
+    tokens: int
+    usd: float | None
+    seconds: float
+
+    @property
+    def unscored(self) -> int:
+        """How many (instruction, example) pairs have no score."""
+        return sum(len(done.items) - len(done.scores) for done in self.evaluations)
+
+    def scores(self) -> list[Assessed]:
+        """The instructions with their scores, in their order."""
+        return [_assessed(number, done) for number, done in enumerate(self.evaluations, 1)]
+
+    def comparisons(self) -> list[Comparison]:
+        """Every other instruction against the first, where they have examples with a score in common."""
+        first, *others = self.evaluations
+        compared = (_compared(number, first, other) for number, other in enumerate(others, 2))
+        return [comparison for comparison in compared if comparison is not None]
+
+    def rows(self) -> Iterator[Row]:
+        """All (instruction, example) pairs: instruction by instruction, the examples in the order of the fold."""
+        examples = _examples(self.task, self.fold)
+        for number, done in enumerate(self.evaluations, 1):
+            for (split, example), item in zip(examples, done.items, strict=True):
+                yield _row(self.task, number, done.instruction, split, example, item)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the rows as a plain value, with the task's rules that the scores rest on."""
+        rules = ("name", "fingerprint", "template", "answers", "final_answer_cue", "temperature", "max_tokens", "stop")
+        took = ("fold", "model", "calls", "cache_hits", "tokens", "usd", "seconds", "unscored")
+        return {
+            "task": {name: getattr(self.task, name) for name in rules},
+            "instructions": [asdict(assessed) for assessed in self.scores()],
+            "comparisons": [asdict(comparison) for comparison in self.comparisons()],
+            **{name: getattr(self, name) for name in took},
+        }
+
+
+async def evaluate_instructions(
+    model: Model,
+    task: Task,
+    instructions: Sequence[str],
+    fold: Fold = "test",
+    *,
+    budget: Budget = UNLIMITED,
+    events: Events | None = None,
+) -> Assessment:
+    """The instructions' scores on all examples of the fold, with the answers they rest on.
+
+    All calls are submitted at once, and equal ones are made once. Raises :class:`ConfigError` where there is nothing to
+    evaluate, and :class:`BudgetExhausted` when the budget does not cover all of it: what was answered is in the cache.
+    """
+    examples = [example for _, example in _examples(task, fold)]
+    if not instructions or not examples:
+        missing = f"examples in the fold {fold}" if instructions else "instructions"
+        raise ConfigError(f"there are no {missing} to evaluate {task.name} with; give at least one")
+    if budget.usd is not None and model.price is None:
+        raise ConfigError(f"the budget is in dollars and the scorer {model.name} has no price; state its price")
+    account = Account(budget)
+    charged = model.charged_to(account)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with anyio.move_on_after(budget.seconds) as scope:
+        evaluations = await _all(charged, task, instructions, examples, events)
+    if scope.cancelled_caught:
+        raise BudgetExhausted(f"the budget of {budget.seconds:g} seconds is used up; raise it and evaluate again")
+    _require_shares(task, evaluations)
+    usd = None if model.price is None else account.usd
+    took = (account.calls, account.hits, account.tokens, usd, loop.time() - began)
+    return Assessment(task, fold, model.name, evaluations, *took)
+
+
+async def _all(
+    model: Model, task: Task, instructions: Sequence[str], examples: Sequence[Example], events: Events | None
+) -> tuple[Evaluation, ...]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(evaluate(model, task, instruction, examples, events=events))
+                for instruction in instructions
+            ]
+    except* AsyncoptError as failures:
+        raise first_error(failures) from None
+    return tuple(task.result() for task in tasks)
+
+
+def _examples(task: Task, fold: Fold) -> list[tuple[Split, Example]]:
+    """The examples with their splits: a number may stand for another example in another split's file."""
+    splits: tuple[Split, ...] = get_args(Split) if fold == "all" else (fold,)
+    return [(split, example) for split in splits for example in task.fold(split)]
+
+
+def _require_shares(task: Task, evaluations: Sequence[Evaluation]) -> None:
+    for done in evaluations:
+        for score in done.scores:
+            if not 0 <= score <= 1:
+                raise ConfigError(f"{task.name} graded an answer {score:g}; intervals are for grades from 0 to 1")
+
+
+def _assessed(number: int, done: Evaluation) -> Assessed:
+    measured = Measured.of(sum(done.scores), len(done.scores))
+    return Assessed(number, done.instruction, measured, len(done.items) - len(done.scores), done.complaint())
+
+
+def _compared(number: int, first: Evaluation, other: Evaluation) -> Comparison | None:
+    pairs = [
+        (one.score, two.score)
+        for one, two in zip(first.items, other.items, strict=True)
+        if one.score is not None and two.score is not None
+    ]
+    if not pairs:
+        return None
+    counts = Counter(pairs)
+    only_first, only_this = counts[1.0, 0.0], counts[0.0, 1.0]
+    binary = all(score in (0.0, 1.0) for pair in counts for score in pair)
+    return Comparison(
+        number,
+        len(pairs),
+        len(first.items) - len(pairs),
+        *paired_difference([one for one, _ in pairs], [two for _, two in pairs]),
+        only_first,
+        only_this,
+        mcnemar_p(only_first, only_this) if binary else None,
+    )
+
+
+def _row(task: Task, number: int, instruction: str, split: Split, example: Example, item: Item) -> Row:
+    return Row(
+        number=number,
+        split=split,
+        index=example.id,
+        prompt=task.render(instruction, example.input),
+        answer=item.answer,
+        parsed=task.parse(item.answer) if item.answer else "",
+        truth=example.target,
+        correct=item.score,
+        outcome=item.outcome.value,
+        detail=item.detail,
+        first_answer=item.first_answer,
+    )

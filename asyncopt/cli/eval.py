@@ -1,0 +1,227 @@
+"""``asyncopt eval``: given instructions scored on a fold of a task, and held against the first of them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+from asyncopt import codec
+from asyncopt.assess import Assessed, Assessment, Comparison, evaluate_instructions
+from asyncopt.cli.display import PLAIN_SECONDS, Display, choose_display
+from asyncopt.cli.items import make_folder, write_files
+from asyncopt.cli.models import check_model, open_models, start_local_servers
+from asyncopt.cli.run import cache_path, run_in_loop
+from asyncopt.cli.summary import Attribution, attribution_lines, share
+from asyncopt.config import Config
+from asyncopt.directory import read_journal
+from asyncopt.engine import Engine
+from asyncopt.errors import ConfigError, DataError
+from asyncopt.events import Event, Events, ExampleEnded
+from asyncopt.files import cache_folder
+from asyncopt.result import result_of
+from asyncopt.tasks.task import Fold, Task
+
+LARGEST_FILE = 1 << 20
+# An evaluation has no proposals, so what a configuration says about proposing is not asked for.
+NO_SEARCH: Mapping[str, Any] = {"optimizer.name": "random"}
+
+Ended: TypeAlias = tuple[Assessment, list[Attribution]]
+
+
+# -- what was given ----------------------------------------------------------------------------------------------------
+
+
+def read_instructions(given: Iterable[str], file: Path | None, runs: Iterable[Path]) -> list[str]:
+    """The instructions of the command line (``@path`` is the text in a file), of a file, and the best ones of runs."""
+    instructions = [_text_of(Path(text[1:])).removesuffix("\n") if text[:1] == "@" else text for text in given]
+    instructions += [] if file is None else _in_file(file)
+    instructions += [_best_of(run) for run in runs]
+    if not instructions:
+        raise ConfigError("there is no instruction to evaluate; give some, or --file, or --run ('' is an empty one)")
+    return instructions
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ConfigError(f"{path} is larger than 1 MiB; instructions are a few lines")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); give the path of a file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; instructions are") from None
+
+
+def _in_file(path: Path) -> list[str]:
+    """One instruction a line. In JSON lines one may have several lines, or be empty; in plain text it may not."""
+    lines = [line for line in _text_of(path).split("\n") if line.strip()]
+    return [_from_json(line, path) for line in lines] if path.suffix == ".jsonl" else lines
+
+
+def _from_json(line: str, path: Path) -> str:
+    try:
+        value = codec.loads(line.encode())
+    except codec.CodecError:
+        value = None
+    text = value.get("instruction") if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        wanted = 'a text in quotes, or {"instruction": "..."}'
+        raise DataError(f"{path} has the line {codec.printable(line, 60)}; wanted {wanted}")
+    return text
+
+
+def _best_of(directory: Path) -> str:
+    finished = [record for record in read_journal(directory) if record.kind == "finished"]
+    if not finished:
+        raise ConfigError(f"the run in {directory} has no result yet; go on with: asyncopt resume {directory}")
+    best = result_of(finished[-1].data).best
+    if best is None or best.train is None:
+        raise ConfigError(f"the run in {directory} did not search for instructions; give one that did")
+    return best.candidate
+
+
+# -- the evaluation ----------------------------------------------------------------------------------------------------
+
+
+def evaluate_given(
+    config: Config, instructions: Sequence[str], fold: str, out: Path | None, min_score: float | None, *, json: bool
+) -> None:
+    """Evaluate and show the scores; exits with 1 where items have none or an instruction is below ``min_score``."""
+    task, scorer = _task(config), config.models.scorer
+    folds: dict[str, Fold] = {name: name for name in get_args(Fold)}
+    if fold not in folds:
+        raise ConfigError(f"--fold is {fold!r}; it must be one of {', '.join(folds)}")
+    assert scorer is not None
+    check_model(scorer)
+    if out is not None:
+        make_folder(out)
+    display = choose_display(json=json)
+    ended: list[Ended] = []
+
+    async def main() -> None:
+        ended.append(await _evaluate(config, task, instructions, folds[fold], display))
+
+    stopped = run_in_loop(main)
+    if stopped is not None:
+        kept = "what was answered is in the cache, and is not asked again" if config.use_cache else "nothing was kept"
+        print(f"asyncopt: stopped; {kept}", file=sys.stderr)
+        sys.exit(128 + stopped)
+    ((assessment, attributions),) = ended
+    if out is not None:
+        write_files(out, assessment)
+    if json:
+        _put({"event": "done", **assessment.to_json(), "attribution": [asdict(one) for one in attributions]})
+    else:
+        print("\n".join(_lines(assessment, attributions)))
+    complaints = _complaints(assessment, min_score)
+    for complaint in complaints:
+        print(f"asyncopt: {complaint}", file=sys.stderr)
+    sys.exit(1 if complaints else 0)
+
+
+def _task(config: Config) -> Task:
+    task = config.load_task()
+    if not isinstance(task, Task):
+        raise ConfigError(f"{task.name} is scored by a function and has no instructions; name a task that has examples")
+    return task
+
+
+async def _evaluate(config: Config, task: Task, instructions: Sequence[str], fold: Fold, display: Display) -> Ended:
+    async with AsyncExitStack() as stack:
+        servers = await start_local_servers(config, stack, cache_folder() / "local.log", display.line)
+        engine = await stack.enter_async_context(Engine(cache=cache_path(config), observers=[display]))
+        models = await open_models(config, engine, servers)
+        model, examples = models["scorer"], len(task.fold(fold))
+        display.line(f"{task.name}, {fold}: {examples} examples, {len(instructions)} instructions, {model.name}")
+        progress = _Progress(examples * len(instructions), engine, display)
+        telling = asyncio.get_running_loop().create_task(progress.tell())
+        stack.callback(telling.cancel)
+        events, budget = Events([progress]), config.budget.build()
+        assessment = await evaluate_instructions(model, task, instructions, fold, budget=budget, events=events)
+    return assessment, [Attribution.of(one) for one in engine.dispatchers if one.counts.attempts]
+
+
+class _Progress:
+    """Says every ten seconds how many of the items have ended, and what the engine is doing."""
+
+    def __init__(self, items: int, engine: Engine, display: Display) -> None:
+        self._items = items
+        self._engine = engine
+        self._display = display
+        self._ended = 0
+
+    def notify(self, event: Event) -> None:
+        self._ended += isinstance(event, ExampleEnded)
+
+    async def tell(self) -> None:
+        while True:
+            await asyncio.sleep(PLAIN_SECONDS)
+            self._display.line(self._line())
+
+    def _line(self) -> str:
+        dispatchers = self._engine.dispatchers
+        parts = [f"{self._ended}/{self._items} items"]
+        parts.append(f"{sum(one.counts.attempts for one in dispatchers)} calls")
+        parts.append(f"{sum(one.in_flight for one in dispatchers)} in flight")
+        parts.append(f"{sum(one.queued for one in dispatchers)} queued")
+        parts.append(f"{sum(one.counts.throttled for one in dispatchers)} 429s")
+        return " · ".join(parts)
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def _put(value: dict[str, Any]) -> None:
+    sys.stdout.write(codec.dumps(value).decode() + "\n")
+
+
+def _lines(assessment: Assessment, attributions: Sequence[Attribution]) -> list[str]:
+    comparisons = [_comparison_line(comparison) for comparison in assessment.comparisons()]
+    cost = "" if not assessment.usd else f", ${assessment.usd:.4f}"
+    return [
+        f"{assessment.task.name}, {assessment.fold}, {assessment.model}",
+        "",
+        *(_score_line(assessed) for assessed in assessment.scores()),
+        *(["", *comparisons] if comparisons else []),
+        "",
+        f"{assessment.calls} calls, {assessment.cache_hits} cache hits, {assessment.tokens} tokens{cost}, "
+        f"{assessment.seconds:.1f} s",
+        *attribution_lines(attributions),
+    ]
+
+
+def _score_line(assessed: Assessed) -> str:
+    missing = f", {assessed.unscored} without a score" if assessed.unscored else ""
+    text = codec.printable(assessed.instruction, 160) or "(empty)"
+    return f"{assessed.number:3}  {share(assessed.measured)}{missing}  {text}"
+
+
+def _comparison_line(comparison: Comparison) -> str:
+    difference, low, high = (100 * value for value in (comparison.difference, comparison.low, comparison.high))
+    line = f"{comparison.number:3}  {difference:+.1f} points against 1 (95 %: {low:+.1f} to {high:+.1f})"
+    if comparison.p is not None:
+        line += (
+            f", McNemar p = {comparison.p:.2g}: {comparison.only_this} only here, {comparison.only_first} only there"
+        )
+    left_out = f", {comparison.left_out} left out that lack a score" if comparison.left_out else ""
+    return f"{line}, on the same {comparison.n} examples{left_out}"
+
+
+def _complaints(assessment: Assessment, min_score: float | None) -> list[str]:
+    complaints = [
+        f"instruction {assessed.number}: {assessed.unscored} examples have no score "
+        f"(most often: {codec.printable(assessed.complaint)})"
+        for assessed in assessment.scores()
+        if assessed.unscored
+    ]
+    for assessed in assessment.scores():
+        measured = assessed.measured
+        if min_score is not None and measured is not None and measured.score < min_score:
+            score = f"{100 * measured.score:.1f} %"
+            complaints.append(f"instruction {assessed.number} scored {score}, below the wanted {100 * min_score:g} %")
+    return complaints
