@@ -12,10 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "asyncopt"
 
 LAYERS: dict[str, int] = {
     "values": 0, "events": 0, "errors": 0, "codec": 0, "identity": 0, "templates": 0, "loops": 0, "version": 0,
-    "limits": 1, "endpoints": 1, "cache": 1, "tasks": 1, "answers": 1, "stats": 1, "racing": 1,
+    "files": 0, "download": 1,
+    "limits": 1, "endpoints": 1, "cache": 1, "tasks": 1, "answers": 1, "stats": 1, "racing": 1, "published": 1,
     "calls": 2, "callqueue": 2, "control": 2, "hedging": 2, "ticker": 2, "dispatch": 2, "engine": 2,
     "evaluate": 3, "optimizers": 3,
-    "journal": 4, "directory": 4, "result": 4, "chronicle": 4, "scoring": 4, "study": 4, "config": 4,
+    "assess": 4, "journal": 4, "directory": 4, "result": 4, "chronicle": 4, "scoring": 4, "study": 4, "config": 4,
+    "sweep": 4, "sweepfile": 4, "repetitions": 4, "configs": 4,
     "local": 5,
     "cli": 6, "__main__": 6,
 }  # fmt: skip
@@ -89,7 +91,7 @@ def test_there_is_no_circle() -> None:
 
 
 def test_only_the_edge_talks_to_the_network() -> None:
-    allowed = ("endpoints.http", "local.server", "testing")
+    allowed = ("endpoints.http", "download", "local.server", "testing")
     for module, path in MODULES.items():
         text = path.read_text(encoding="utf-8")
         if "import aiohttp" in text or "from aiohttp" in text:

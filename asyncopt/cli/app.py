@@ -16,8 +16,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 tasks_app = typer.Typer(help="The tasks that can be run by name.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Published data sets.", no_args_is_help=True, rich_markup_mode=None)
 local_app = typer.Typer(help="The embedded model.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(tasks_app, name="tasks")
+app.add_typer(data_app, name="data")
 app.add_typer(local_app, name="local")
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
@@ -27,7 +29,7 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting:
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="A task's name, a .jsonl file of your own, or a CONFIG.toml.")],
+    task: Annotated[str, typer.Argument(help="A task, your own .jsonl, a CONFIG.toml, or a ready sweep's name.")],
     optimizer: Annotated[str | None, typer.Option(help="opro or random.")] = None,
     scorer: Annotated[str | None, typer.Option(help="The model that is instructed: local, openai/NAME, ...")] = None,
     proposer: Annotated[str | None, typer.Option(help="The model that proposes; by default the scorer.")] = None,
@@ -40,11 +42,14 @@ def run(
     budget: BudgetOption = None,
     settings: SetOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask the model again, whatever was answered.")] = False,
+    mode: Annotated[str | None, typer.Option(help="parallel, or faithful to the reference in every draw.")] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Keep every prompt and answer in trace.jsonl.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it may take.")] = False,
     json: Json = False,
 ) -> None:
     """Search for better instructions (or numbers) and measure what was found on examples the search never saw."""
-    from asyncopt.cli.run import run_study
     from asyncopt.cli.settings import settle
+    from asyncopt.cli.sweep import begin, sweep_path
 
     flags: dict[str, Any] = {
         "optimizer.name": optimizer,
@@ -55,21 +60,80 @@ def run(
         "task.data": data,
         "seed": seed,
         "use_cache": False if no_cache else None,
+        "mode": mode,
+        "trace": trace or None,
     }
-    run_study(settle(task, flags, base_url, budget, settings or []), directory, json=json)
+    if sweep_path(task) is not None:
+        seeds = None if flags.pop("seed") is None else str(seed)
+        options = {"base_url": base_url, "settings": settings or [], "seeds": seeds}
+        begin(task, flags, options, directory, budget, dry_run=dry_run, json=json)
+        return
+    config = settle(task, flags, base_url, budget, settings or [])
+    if dry_run:
+        from asyncopt.cli.dry_run import dry_run as tell
+
+        tell(config, json=json)
+    else:
+        from asyncopt.cli.run import run_study
+
+        run_study(config, directory, json=json)
 
 
 @app.command()
 def resume(
-    directory: Annotated[Path, typer.Argument(help="The directory of a run.")],
+    directory: Annotated[Path, typer.Argument(help="The directory of a run or a sweep.")],
     budget: BudgetOption = None,
     json: Json = False,
 ) -> None:
-    """Go on with a run that was stopped; what it has paid for is not paid again."""
+    """Go on with a run, or a sweep, that was stopped; what it has paid for is not paid again."""
     from asyncopt.cli.run import run_study
     from asyncopt.cli.settings import settle_resumed
+    from asyncopt.cli.sweep import resume_sweep
+    from asyncopt.sweep import is_sweep
 
+    if is_sweep(directory):
+        resume_sweep(directory, budget, json=json)
+        return
     run_study(settle_resumed(directory, budget), directory, json=json)
+
+
+@app.command()
+def sweep(
+    name: Annotated[str | None, typer.Argument(metavar="NAME|SWEEP.toml", help="A ready sweep or your own.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="These tasks alone, such as gsm8k,bbh/navigate.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="These seeds alone, such as 0,1,2.")] = None,
+    studies: Annotated[int | None, typer.Option(min=1, help="How many studies run at once.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="The model that is instructed: local, openai/NAME, ...")] = None,
+    proposer: Annotated[str | None, typer.Option(help="The model that proposes; by default the scorer.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, such as http://host/v1.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps in every study.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many examples in each split.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="Where the sweep is kept; the same one goes on.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of published data sets.")] = None,
+    budget: BudgetOption = None,
+    settings: SetOption = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask the model again, whatever was answered.")] = False,
+    mode: Annotated[str | None, typer.Option(help="parallel, or faithful to the paper's code in every draw.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the ready sweeps: the paper's experiments.")] = False,
+    json: Json = False,
+) -> None:
+    """Run tasks x settings x seeds side by side, with one quota, one cache and one --budget, and compare them."""
+    from asyncopt.cli.sweep import begin, list_sweeps
+
+    if listed or name is None:
+        list_sweeps(json=json)
+        return
+    flags: dict[str, Any] = {
+        "models.scorer.model": scorer,
+        "models.proposer.model": proposer,
+        "optimizer.steps": steps,
+        "task.limit": limit,
+        "task.data": data,
+        "use_cache": False if no_cache else None,
+        "mode": mode,
+    }
+    options = {"base_url": base_url, "settings": settings or [], "tasks": tasks, "seeds": seeds, "studies": studies}
+    begin(name, flags, options, directory, budget, json=json)
 
 
 @app.command()
@@ -85,12 +149,64 @@ def replay(
     run_study(settle_resumed(recorded, None), directory, json=json, replay=recorded)
 
 
-@app.command()
-def show(directory: Annotated[Path, typer.Argument(help="The directory of a run.")], json: Json = False) -> None:
-    """Show what a run has found so far, step by step."""
-    from asyncopt.cli.show import show_run
+@app.command("eval")
+def evaluate(
+    task: Annotated[str, typer.Argument(help="A task's name, a .jsonl file of your own, or a CONFIG.toml.")],
+    instructions: Annotated[
+        list[str] | None, typer.Argument(metavar="INSTRUCTION...", help="Any number; @FILE is the text in a file.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Instructions, one a line: plain text, or .jsonl.")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="The best instruction of the run in this directory.")] = None,
+    fold: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    scorer: Annotated[str | None, typer.Option(help="The model that is instructed: local, openai/NAME, ...")] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, such as http://host/v1.")] = None,
+    position: Annotated[str | None, typer.Option(help="before_Q, Q_begin, Q_end or A_begin.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many examples in each split.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Deals the examples of some tasks to their splits.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of published data sets.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for items.csv, items.jsonl and summary.json.")] = None,
+    min_score: Annotated[float | None, typer.Option(min=0, max=1, help="Exit with 1 below it, such as 0.8.")] = None,
+    budget: BudgetOption = None,
+    settings: SetOption = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask the model again, whatever was answered.")] = False,
+    json: Json = False,
+) -> None:
+    """Score given instructions, each on the same examples, and compare every one with the first.
 
-    show_run(directory, json=json)
+    An instruction that begins with a dash comes after --; one that begins with @ is given with --file.
+    """
+    from asyncopt.cli.eval import NO_SEARCH, evaluate_given, read_instructions
+    from asyncopt.cli.settings import settle
+
+    flags: dict[str, Any] = {
+        **NO_SEARCH,
+        "models.scorer.model": scorer,
+        "task.position": position,
+        "task.limit": limit,
+        "task.data": data,
+        "seed": seed,
+        "use_cache": False if no_cache else None,
+    }
+    given = read_instructions(instructions or [], file, run or [])
+    evaluate_given(settle(task, flags, base_url, budget, settings or []), given, fold, out, min_score, json=json)
+
+
+@app.command()
+def show(
+    directory: Annotated[Path, typer.Argument(help="The directory of a run or a sweep.")],
+    against: Annotated[str | None, typer.Option(help="Beside published results instead: opro-paper.")] = None,
+    json: Json = False,
+) -> None:
+    """Show what a run or a sweep has found so far, or what it found beside published results."""
+    from asyncopt.cli.show import show_against, show_run
+    from asyncopt.cli.sweep import show_sweep
+    from asyncopt.sweep import is_sweep
+
+    if against is None:
+        show = show_sweep if is_sweep(directory) else show_run
+        show(directory, json=json)
+    else:
+        show_against(directory, against, json=json)
 
 
 @tasks_app.command("ls")
@@ -99,6 +215,31 @@ def tasks_ls(json: Json = False) -> None:
     from asyncopt.cli.show import list_tasks
 
     list_tasks(json=json)
+
+
+@data_app.command("get")
+def data_get(
+    names: Annotated[
+        list[str], typer.Argument(help="gsm8k, bbh, bbh/TASK, aqua, mmlu, mmlu/SUBJECT, multiarith, all.")
+    ],
+    data: Annotated[Path | None, typer.Option(help="The folder; by default ASYNCOPT_DATA, or one for caches.")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Another server: URL/gsm8k/train.jsonl and so on.")] = None,
+) -> None:
+    """Fetch published data sets from their public homes; what is there and right is not fetched again."""
+    from asyncopt.cli.data import get_data
+
+    get_data(names, data, mirror)
+
+
+@data_app.command("ls")
+def data_ls(
+    data: Annotated[Path | None, typer.Option(help="The folder; by default ASYNCOPT_DATA, or one for caches.")] = None,
+    json: Json = False,
+) -> None:
+    """List which published files are in the data folder, where they lie in it, and their licences."""
+    from asyncopt.cli.data import list_data
+
+    list_data(data, json=json)
 
 
 @local_app.command("serve")

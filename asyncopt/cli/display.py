@@ -18,7 +18,7 @@ from asyncopt import codec
 from asyncopt.cli.status import Figures, Status, launch_line
 from asyncopt.cli.summary import Attribution, summary_lines
 from asyncopt.engine import Engine
-from asyncopt.events import CandidateScored, Event, LimitChanged, Note, StepFinished
+from asyncopt.events import CandidateScored, Event, LimitChanged, Note, StepFinished, StepValidated
 from asyncopt.result import Result
 from asyncopt.study import Study
 
@@ -48,10 +48,17 @@ class Display:
         self.status.see(event)
         if isinstance(event, StepFinished):
             self.show(self.status.look())
+        elif isinstance(event, StepValidated):
+            self.validated(event)
         elif isinstance(event, Note):
             self.line(event.text)
         elif isinstance(event, LimitChanged) and event.what == "gate" and (event.value or 0.0) >= LONG_PAUSE:
             self.line(f"{event.scope}: nothing is sent for {event.value:.0f} s ({event.reason})")
+
+    def validated(self, event: StepValidated) -> None:
+        after = "the start" if event.step < 0 else f"step {event.step + 1}"
+        score = "unknown" if event.score is None else f"{100 * event.score:.1f} %"
+        self.line(f"{event.candidates} candidates of {after} validated; the best validation score is {score}")
 
     def line(self, text: str) -> None:
         """One line of text for people."""
@@ -115,6 +122,9 @@ class JsonDisplay(Display):
         if isinstance(event, CandidateScored):
             self._put({"event": "candidate", **asdict(event)})
 
+    def validated(self, event: StepValidated) -> None:
+        self._put({"event": "validation", **asdict(event)})
+
     def _put(self, value: dict[str, Any]) -> None:
         sys.stdout.write(codec.dumps(value).decode() + "\n")
         sys.stdout.flush()
@@ -170,7 +180,7 @@ class RichDisplay(Display):
         known = self.status.best
         super().notify(event)
         if isinstance(event, StepFinished) and event.best != known:
-            score = "" if event.best_score is None else f" {event.best_score:.3g}"
+            score = "" if event.best_score is None else f" {_figure(event.best_score)}"
             self.line(f"step {event.step + 1}: best{score}: {event.best}")
 
     def _panel(self, figures: Figures) -> Any:
@@ -197,8 +207,8 @@ def figures_line(figures: Figures, limiting: Mapping[str, str]) -> str:
     """The figures on one line, with what keeps more calls from being in flight."""
     parts = [f"step {figures.step}/{figures.steps}"]
     if figures.best_score is not None:
-        start = "" if figures.initial_score is None else f" (start {figures.initial_score:.3g})"
-        parts.append(f"best {figures.best_score:.3g}{start}")
+        start = "" if figures.initial_score is None else f" (start {_figure(figures.initial_score)})"
+        parts.append(f"best {_figure(figures.best_score)}{start}")
     reasons = " and ".join(dict.fromkeys(limiting.values()))
     parts += [
         f"{figures.calls} calls, {figures.calls_per_second:.1f}/s",
@@ -214,3 +224,8 @@ def figures_line(figures: Figures, limiting: Mapping[str, str]) -> str:
     if figures.eta is not None:
         parts.append(f"ETA {figures.eta:.0f} s")
     return " · ".join(parts)
+
+
+def _figure(score: float) -> str:
+    # Three digits would hide what a step gained on a tour of length 1199.
+    return f"{score:.3g}" if abs(score) < 1000 else f"{score:.0f}"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -15,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt.cli.display import Display, choose_display
-from asyncopt.cli.models import check_model, open_models, start_local_servers
+from asyncopt.cli.models import check_model, open_models, roles, start_local_servers
 from asyncopt.config import Config
-from asyncopt.engine import Engine
+from asyncopt.engine import Engine, Model
+from asyncopt.events import Observer
+from asyncopt.files import cache_folder
 from asyncopt.limits.descriptors import raise_limit
 from asyncopt.loops import loop_factory
 from asyncopt.optimizers import RandomSearch
+from asyncopt.optimizers.base import AnyTask
 from asyncopt.result import Result
 from asyncopt.study import Study
-from asyncopt.tasks import LinearRegression, load
 from asyncopt.tasks.task import Task
-
-PAPER_STEPS = 200
-PAPER_STEPS_PAIRS = 500
 
 
 def run_study(config: Config, directory: Path | None, *, json: bool, replay: Path | None = None) -> None:
@@ -35,12 +33,10 @@ def run_study(config: Config, directory: Path | None, *, json: bool, replay: Pat
 
     ``replay`` is the directory of a run whose decisions are to be made again.
     """
-    task = load(config.task.name, data=config.task.data, seed=config.seed, options=config.task.options)
-    task = task.limited(config.task.limit) if isinstance(task, Task) else task
-    for model in (config.models.scorer, config.models.proposer):
-        if model is not None:
-            check_model(model)
-    place = directory or _new_directory(config, task.name)
+    task = config.load_task()
+    for model in roles(config).values():
+        check_model(model)
+    place = directory or new_directory(f"{Path(task.name).stem}-{config.optimizer.name}")
     display = choose_display(json=json)
     stopped = run_in_loop(partial(_run, config, task, place, display, replay))
     if stopped is not None:
@@ -79,46 +75,59 @@ def run_in_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> signal.Signals
     return received[0] if received else None
 
 
-def _new_directory(config: Config, task: str) -> Path:
+def new_directory(title: str) -> Path:
+    """The path of a new folder below ``runs``, named after the time and the title."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
-    slug = "".join(char if char.isalnum() else "-" for char in Path(task).stem)[:60]
-    return Path("runs") / f"{stamp}-{slug}-{config.optimizer.name}-{secrets.token_hex(2)}"
+    slug = "".join(char if char.isalnum() else "-" for char in title)[:60]
+    return Path("runs") / f"{stamp}-{slug}-{secrets.token_hex(2)}"
 
 
-async def _run(
-    config: Config, task: Task | LinearRegression, place: Path, display: Display, replay: Path | None
-) -> None:
+async def _run(config: Config, task: AnyTask, place: Path, display: Display, replay: Path | None) -> None:
     async with AsyncExitStack() as stack:
         # Servers first, so that the engine is closed before they are: a call in flight never sees its server die.
         servers = await start_local_servers(config, stack, place / "local.log", display.line)
         display.servers = list(servers.values())
-        engine = await stack.enter_async_context(Engine(cache=_cache_path(config), observers=[display]))
+        engine = await stack.enter_async_context(Engine(cache=cache_path(config), observers=[display]))
         models = await open_models(config, engine, servers)
-        study = Study(
-            task=task,
-            optimizer=config.optimizer.build(PAPER_STEPS if isinstance(task, Task) else PAPER_STEPS_PAIRS),
-            scorer=models.get("scorer"),
-            proposer=models.get("proposer"),
-            budget=config.budget.build(),
-            directory=place,
-            replay=replay,
-            seed=config.seed,
-            observers=[display],
-            config=config.to_plain(),
-        )
+        study = study_of(config, task, models, place, display, replay)
         async with display.showing(study, engine, place):
             result = await study.run()
-            baseline = await _baseline(study, task)
+            baseline = await baseline_of(study)
     display.result(result, baseline, place)
     display.unscored = result.unscored
 
 
-async def _baseline(study: Study, task: Task | LinearRegression) -> Result | None:
-    """Random search with the same number of proposals, beside which linear regression is always shown.
+def study_of(
+    config: Config,
+    task: AnyTask,
+    models: Mapping[str, Model],
+    place: Path,
+    observer: Observer,
+    replay: Path | None = None,
+) -> Study:
+    """The study of this configuration, with these models by role, kept in ``place``."""
+    return Study(
+        task=task,
+        optimizer=config.build_optimizer(task),
+        scorer=models.get("scorer"),
+        proposer=models.get("proposer"),
+        budget=config.budget.build(),
+        directory=place,
+        replay=replay,
+        seed=config.seed,
+        observers=[observer],
+        config=config.to_plain(),
+        trace=config.trace,
+    )
 
-    Uniform pairs in the square of the starting points find its optimum in a median of nine steps, so that a model's
-    steps alone would prove nothing.
+
+async def baseline_of(study: Study) -> Result | None:
+    """Random search with the same number of proposals, beside which a problem that no model scores is always shown.
+
+    Uniform pairs in the square of the starting points find the paper's optimum of linear regression in a median of nine
+    steps, so that a model's steps alone would prove nothing.
     """
+    task = study.task
     if isinstance(task, Task) or isinstance(study.optimizer, RandomSearch):
         return None
     samples = getattr(study.optimizer, "samples_per_step", 8)
@@ -126,17 +135,10 @@ async def _baseline(study: Study, task: Task | LinearRegression) -> Result | Non
     return await Study(task=task, optimizer=search, seed=study.seed).run()
 
 
-def _cache_path(config: Config) -> Path | None:
+def cache_path(config: Config) -> Path | None:
+    """The file of the answer cache; None where none is to be used."""
     if not config.use_cache:
         return None
     if config.cache is not None:
         return config.cache
     return cache_folder() / "answers.sqlite"
-
-
-def cache_folder() -> Path:
-    """``$ASYNCOPT_CACHE_DIR``, or the platform's folder for caches."""
-    from platformdirs import user_cache_path
-
-    stated = os.environ.get("ASYNCOPT_CACHE_DIR")
-    return Path(stated) if stated else user_cache_path("asyncopt")

@@ -11,8 +11,7 @@ from asyncopt.config import Config, check, merged, parse_budget, parse_setting, 
 from asyncopt.directory import MANIFEST, read_json
 from asyncopt.errors import ConfigError
 from asyncopt.local import is_local
-
-LINEAR_REGRESSION = "linear-regression"
+from asyncopt.tasks import OBJECTIVES
 
 # A model of 135M parameters copies or drifts when it is shown scored texts, but it can paraphrase: so the embedded
 # model mixes the paper's meta-prompt with rewrites and induction, in small steps that end in minutes on two cores.
@@ -25,7 +24,7 @@ LOCAL_DEFAULTS: dict[str, Any] = {
         "max_tokens": 64,
     }
 }
-LOCAL_PAIRS_DEFAULTS: dict[str, Any] = {"optimizer": {"steps": 30, "max_tokens": 32}}
+LOCAL_OBJECTIVE_DEFAULTS: dict[str, Any] = {"optimizer": {"steps": 30, "max_tokens": 64}}
 
 
 def settle(
@@ -87,18 +86,20 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
 
 def _with_models(tables: dict[str, Any], base_url: str | None) -> dict[str, Any]:
     """The tables with both models named as far as the task needs them, and below everything what they bring."""
-    pairs = _text(tables, "task", "name") == LINEAR_REGRESSION
+    objective = _text(tables, "task", "name") in OBJECTIVES
     if _text(tables, "models", "proposer", "model") == "random":
         tables = merged([tables, {"optimizer": {"name": "random"}}])
         del tables["models"]["proposer"]
-    wanted = [] if pairs else ["scorer"]
+    wanted = [] if objective else ["scorer"]
     if _text(tables, "optimizer", "name") != "random":
         wanted.append("proposer")
     models = _models(tables.get("models"), wanted, base_url)
     brought: dict[str, Any] = {}
     proposer = models.get("proposer", {}).get("model")
     if isinstance(proposer, str) and is_local(proposer):
-        brought = LOCAL_PAIRS_DEFAULTS if pairs else LOCAL_DEFAULTS
+        brought = LOCAL_OBJECTIVE_DEFAULTS if objective else LOCAL_DEFAULTS
+        if _text(tables, "mode") == "faithful":  # to the paper, whatever this model is good at
+            brought = {}
     data = os.environ.get("ASYNCOPT_DATA")
     environment = {"task": {"data": data}} if data else {}
     return merged([environment, brought, tables]) | ({"models": models} if models else {})

@@ -29,6 +29,22 @@ def show_run(directory: Path, *, json: bool) -> None:
         _show_record(record, directory)
 
 
+def show_against(directory: Path, paper: str, *, json: bool) -> None:
+    """Print the run, or the sweep, in this directory beside the results of a paper."""
+    from asyncopt.cli.against import compare, plain, runs_in
+    from asyncopt.cli.against_text import against_lines
+
+    runs, missing = runs_in(directory)
+    comparisons = compare(runs, paper)
+    if json:
+        sys.stdout.write(codec.dumps(plain(comparisons, paper)).decode() + "\n")
+        return
+    for line in against_lines(comparisons, paper):
+        print(line)
+    if missing:
+        print(f"{missing} of {len(runs) + missing} studies have not ended and are left out")
+
+
 def _title(manifest: dict[str, Any], directory: Path) -> str:
     try:
         subject = manifest["subject"]
@@ -42,6 +58,9 @@ def _show_record(record: Record, directory: Path) -> None:
     if record.kind in ("step", "entry"):
         for row in record.data["entries"]:
             _show_row(row)
+    elif record.kind == "validated":
+        for row in record.data["candidates"]:
+            _show_validated(row)
     elif record.kind == "finished":
         result = result_of(record.data)
         for line in summary_lines(result, None, directory, None):
@@ -52,6 +71,12 @@ def _show_row(row: dict[str, Any]) -> None:
     score = "-" if row["score"] is None else f"{row['score']:.4g}"
     name = "start" if row["step"] < 0 else str(row["step"] + 1)
     print(f"{name:>5} {score:>8}  {row['source']:12} {codec.printable(row['candidate'], 160)}{_remark(row)}")
+
+
+def _show_validated(row: dict[str, Any]) -> None:
+    score = "-" if row["score"] is None else f"{row['score']:.4g}"
+    remark = "" if row["complete"] else " (some examples missing)"
+    print(f"      {score:>8}  validation   {codec.printable(row['candidate'], 160)}{remark}")
 
 
 def _remark(row: dict[str, Any]) -> str:

@@ -76,7 +76,9 @@ def summary_lines(
 ) -> list[str]:
     """What was found, what it rests on, what it took, and what it waited for."""
     lines = [""]
-    if result.start is not None:
+    if result.gap is not None:
+        lines += _tour_lines(result, baseline)
+    elif result.start is not None:
         lines += _pair_lines(result, baseline)
     else:
         lines += _instruction_lines(result)
@@ -99,7 +101,9 @@ def _instruction_lines(result: Result) -> list[str]:
         if scored is None:
             continue
         lines.append(f"{title:8} {codec.printable(scored.candidate, 500) or '(empty)'}")
-        lines.append(f"         train {share(scored.train)}   held out {share(scored.held_out)}   [{_origin(scored)}]")
+        shares = {"train": scored.train, "validation": scored.validation, "held out": scored.held_out}
+        known = [f"{name} {share(part)}" for name, part in shares.items() if part is not None or name != "validation"]
+        lines.append(f"         {'   '.join(known)}   [{_origin(scored)}]")
     if result.initial is not None and result.best is not None and result.initial.candidate == result.best.candidate:
         lines.append("no better instruction was found")
     return lines
@@ -123,7 +127,26 @@ def _pair_lines(result: Result, baseline: Result | None) -> list[str]:
     lines = [f"start    {start}", f"optimum  loss {result.optimum_loss:.3f}"]
     for title, run in ((result.optimizer, result), ("random", baseline)):
         if run is not None and run.best is not None:
-            end = f"found in step {run.steps}" if run.solved else f"not found in {run.steps} steps"
             found = f"best {run.best.candidate} with loss {run.best.loss:.3f}"
-            lines.append(f"{title:8} {found}, {end}, {run.unique_pairs} unique pairs")
+            lines.append(f"{title:8} {found}, {_end(run)}, {run.unique_pairs} unique pairs")
+    return lines
+
+
+def _end(run: Result) -> str:
+    return f"found in step {run.steps}" if run.solved else f"not found in {run.steps} steps"
+
+
+def _tour_lines(result: Result, baseline: Result | None) -> list[str]:
+    assert result.start is not None and result.optimum_loss is not None  # noqa: PT018
+    optimum = result.optimum_loss
+    lines = [
+        f"start    lengths {', '.join(f'{length:.0f}' for _, length in result.start)}",
+        f"optimum  length {optimum:.3f}",
+    ]
+    for name, length in (result.baselines or {}).items():
+        lines.append(f"{name.replace('_', ' ')}: length {length:.3f}, gap {100 * (length - optimum) / optimum:.2f} %")
+    for title, run in ((result.optimizer, result), ("random", baseline)):
+        if run is not None and run.best is not None:
+            found = f"best {codec.printable(run.best.candidate, 1000)} with length {run.best.loss:.3f}"
+            lines.append(f"{title:8} {found}, gap {run.gap:.2f} %, {_end(run)}, {run.unique_tours} unique tours")
     return lines

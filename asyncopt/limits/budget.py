@@ -1,4 +1,4 @@
-"""What a study may spend, and what it has spent."""
+"""What a study may spend, and what it has spent; above studies, what a sweep of them may."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ UNLIMITED = Budget()
 
 
 class Account:
-    """The spending of one study across all its models; calls are reserved before they start, and settled after."""
+    """The spending of one study across all its models; calls are reserved before they start, and settled after.
+
+    A ``parent`` counts the same calls under a budget of its own: that of a sweep over all its studies.
+    """
 
     __slots__ = (
         "_reserved_tokens",
@@ -39,11 +42,13 @@ class Account:
         "hits",
         "input_tokens",
         "output_tokens",
+        "parent",
         "usd",
     )
 
-    def __init__(self, budget: Budget = UNLIMITED) -> None:
+    def __init__(self, budget: Budget = UNLIMITED, parent: Account | None = None) -> None:
         self.budget = budget
+        self.parent = parent
         self.calls = 0
         self.hits = 0
         self.hedges = 0  # of the calls, those that asked for an answer a second time
@@ -60,6 +65,8 @@ class Account:
     def exhausted(self, tokens: float = 0.0, usd: float = 0.0) -> str | None:
         """Which limit one more call of up to so many tokens and dollars would exceed, or None if it is affordable."""
         budget = self.budget
+        if self.parent is not None and (reason := self.parent.exhausted(tokens, usd)) is not None:
+            return reason
         if budget is UNLIMITED:
             return None
         if budget.calls is not None and self.calls + 1 > budget.calls:
@@ -75,6 +82,8 @@ class Account:
         self.calls += 1
         self._reserved_tokens += tokens
         self._reserved_usd += usd
+        if self.parent is not None:
+            self.parent.reserve(tokens, usd)
 
     def settle(self, tokens: float, usd: float, usage: Usage, paid: float) -> None:
         """Replace the reservation of a call that has ended by its usage and the dollars paid for it."""
@@ -83,3 +92,5 @@ class Account:
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
         self.usd += paid
+        if self.parent is not None:
+            self.parent.settle(tokens, usd, usage, paid)

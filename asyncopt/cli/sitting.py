@@ -1,0 +1,106 @@
+"""A sweep from its first call in this process to its last: one engine, one cache, every model opened once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+from asyncopt import codec
+from asyncopt.cli.models import open_models, roles, start_local_servers
+from asyncopt.cli.run import baseline_of, cache_path, study_of
+from asyncopt.cli.sweep_display import NotesOf, SweepDisplay
+from asyncopt.config import Config, ModelConfig, ModelsConfig
+from asyncopt.engine import Engine, Model
+from asyncopt.errors import BudgetExhausted
+from asyncopt.limits.budget import Account
+from asyncopt.local import LocalServer
+from asyncopt.optimizers.base import AnyTask
+from asyncopt.repetitions import ended_json, results_csv, summary_json
+from asyncopt.study import Study
+from asyncopt.sweep import RESULT, Ended, Planned, Sweep, SweepDirectory, run_studies
+
+TABLE = "results.csv"
+
+
+def models_of(sweep: Sweep) -> list[ModelConfig]:
+    """The tables of the models, each once."""
+    return list(dict.fromkeys(wanted for one in sweep.planned for wanted in roles(one.config).values()))
+
+
+class Sitting:
+    """Runs the studies of a sweep; what they came to is in ``ended``."""
+
+    def __init__(
+        self, sweep: Sweep, tasks: Mapping[str, AnyTask], kept: SweepDirectory, total: Account, *, json: bool
+    ) -> None:
+        self.sweep = sweep
+        self.place = kept.path
+        self._tasks = tasks
+        self._kept = kept
+        self._total = total
+        self._display = SweepDisplay(sweep, total, json=json)
+        self._studies: dict[str, Study] = {}
+        self.ended: list[Ended] = []
+
+    async def run(self) -> None:
+        """Run all studies, and keep and show what they came to."""
+        config = self.sweep.planned[0].config
+        async with AsyncExitStack() as stack:
+            servers = await self._serve(stack)
+            engine = await stack.enter_async_context(Engine(cache=cache_path(config), observers=[self._display]))
+            models = {wanted: await _opened(wanted, config, engine, servers) for wanted in models_of(self.sweep)}
+            for one in self.sweep.planned:
+                self._studies[one.name] = self._study(one, models)
+            async with self._display.showing(engine, self.place):
+                self.ended = await self._within_seconds()
+            self._keep()
+            self._display.results(self.ended, self.place)
+
+    async def _serve(self, stack: AsyncExitStack) -> dict[str, LocalServer]:
+        servers: dict[str, LocalServer] = {}
+        for wanted in models_of(self.sweep):
+            if wanted.model not in servers:
+                alone = _alone(wanted, self.sweep.planned[0].config)
+                servers |= await start_local_servers(alone, stack, self.place / "local.log", self._display.line)
+        return servers
+
+    def _study(self, one: Planned, models: Mapping[ModelConfig, Model]) -> Study:
+        by_role = {role: models[wanted] for role, wanted in roles(one.config).items()}
+        notes = NotesOf(one.name, self._display)
+        study = study_of(one.config, self._tasks[one.name], by_role, self.place / one.name, notes)
+        study.account.parent = self._total
+        return study
+
+    async def _within_seconds(self) -> list[Ended]:
+        seconds = self._total.budget.seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await run_studies(self.sweep.planned, self._run_one, self.sweep.at_once, self._display.ended)
+        except TimeoutError:
+            message = f"the budget of {seconds:g} seconds for this sitting is used up; resume the sweep"
+            raise BudgetExhausted(message) from None
+
+    async def _run_one(self, one: Planned) -> Ended:
+        self._display.began()
+        study = self._studies.pop(one.name)  # so that its history goes when it has ended
+        result = await study.run()
+        return Ended(one, result, await baseline_of(study))
+
+    def _keep(self) -> None:
+        value = {
+            "name": self.sweep.name,
+            **summary_json(self.ended),
+            "studies": [ended_json(one) for one in self.ended],
+        }
+        self._kept.write(RESULT, codec.dumps(value))
+        self._kept.write(TABLE, results_csv(self.ended))
+
+
+def _alone(wanted: ModelConfig, config: Config) -> Config:
+    """A configuration with this model alone, for what opens the models of one run."""
+    return config.model_copy(update={"models": ModelsConfig(scorer=wanted)})
+
+
+async def _opened(wanted: ModelConfig, config: Config, engine: Engine, servers: Mapping[str, LocalServer]) -> Model:
+    return (await open_models(_alone(wanted, config), engine, servers))["scorer"]

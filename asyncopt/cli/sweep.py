@@ -1,0 +1,212 @@
+"""``asyncopt sweep``: every study checked before the first call, then all of them on one engine and one cache."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asyncopt import codec, configs
+from asyncopt.cli.models import check_model
+from asyncopt.cli.run import new_directory, run_in_loop
+from asyncopt.cli.settings import settle
+from asyncopt.cli.sitting import Sitting, models_of
+from asyncopt.cli.sweep_table import table_lines
+from asyncopt.config import check, parse_budget
+from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError
+from asyncopt.limits.budget import UNLIMITED, Account, Budget
+from asyncopt.local import is_local
+from asyncopt.optimizers.base import AnyTask
+from asyncopt.repetitions import ended_json, summary_json
+from asyncopt.sweep import Ended, Planned, Sweep, SweepDirectory, charge_earlier, read_ended, read_sweep
+from asyncopt.sweepfile import cells, has_tasks, read_sweep_file
+from asyncopt.tasks.task import Task
+
+_NOT_TO_SET = {"seed": "--seeds", "task.name": "--tasks"}
+
+
+# -- what was asked for ------------------------------------------------------------------------------------------------
+
+
+def sweep_path(name: str) -> Path | None:
+    """The file of a sweep: that of a ready configuration, or a TOML file that has tasks; else None."""
+    ready = configs.find(name)
+    if ready is not None:
+        return ready
+    return Path(name) if name.endswith(".toml") and has_tasks(Path(name)) else None
+
+
+def planned_sweep(
+    name: str,
+    flags: Mapping[str, Any],
+    *,
+    base_url: str | None = None,
+    settings: Sequence[str] = (),
+    tasks: str | None = None,
+    seeds: str | None = None,
+    studies: int | None = None,
+) -> Sweep:
+    """The sweep of this name or file with the command line on top of it, every study's settings checked."""
+    path = Path(name) if name.endswith(".toml") else configs.path_of(name)
+    for setting in settings:
+        flag = _NOT_TO_SET.get(setting.partition("=")[0].strip())
+        if flag is not None:
+            raise ConfigError(f"--set {setting} would be the same for every study; give {flag} instead")
+    file = read_sweep_file(path)
+    chosen = cells(file, path, _names(tasks), _seeds(seeds))
+    planned = []
+    for cell in chosen:
+        config = settle(cell.task, {**cell.tables, **flags}, base_url, None, list(settings))
+        planned.append(Planned(cell.task, cell.setting, cell.seed, config))
+    return Sweep(file.name, tuple(planned), file.studies if studies is None else studies)
+
+
+def _names(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(f"--tasks got {text!r}; wanted names such as gsm8k,bbh/navigate")
+    return names
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise ConfigError(f"--seeds got {text!r}; wanted whole numbers such as 0,1,2")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+def begin(
+    name: str,
+    flags: Mapping[str, Any],
+    options: Mapping[str, Any],
+    directory: Path | None,
+    budget: str | None,
+    *,
+    dry_run: bool = False,
+    json: bool,
+) -> None:
+    """Run the sweep of this name or file; ``options`` are those of :func:`planned_sweep`."""
+    if dry_run:
+        raise ConfigError(f"{name} is a sweep, of which no dry run is told; ask for one of a single study of it")
+    start_sweep(planned_sweep(name, flags, **options), directory, budget, json=json)
+
+
+def start_sweep(sweep: Sweep, directory: Path | None, budget: str | None, *, json: bool) -> None:
+    """Run the sweep to its end and show the table.
+
+    Exits with 1 if a study failed or examples have no score, with 3 if studies used up their budget, and with 130 or
+    143 when interrupted.
+    """
+    total = Account(_budget(budget, sweep))
+    tasks = _loaded(sweep)
+    for wanted in models_of(sweep):
+        check_model(wanted)
+    place = directory or new_directory(sweep.name)
+    kept = SweepDirectory(place, sweep)
+    try:
+        if total.budget is not UNLIMITED:
+            charge_earlier(total, [place / one.name for one in sweep.planned])
+        ended = _run_until_stopped(Sitting(sweep, tasks, kept, total, json=json))
+    finally:
+        kept.close()
+    _exit_by(ended)
+
+
+def resume_sweep(directory: Path, budget: str | None, *, json: bool) -> None:
+    """Go on with the sweep in this directory: finished studies are not run again, interrupted ones go on."""
+    start_sweep(read_sweep(directory), directory, budget, json=json)
+
+
+def show_sweep(directory: Path, *, json: bool) -> None:
+    """Print the table of the studies that have a result by now; the sweep may be going on meanwhile."""
+    sweep = read_sweep(directory)
+    ended = read_ended(directory, sweep)
+    if json:
+        value = {"name": sweep.name, **summary_json(ended), "studies": [ended_json(one) for one in ended]}
+        sys.stdout.write(codec.dumps(value).decode() + "\n")
+        return
+    print(f"{codec.printable(sweep.name, 60)}: {len(ended)} of {len(sweep.planned)} studies have ended")
+    print("\n".join(table_lines(ended)))
+
+
+def list_sweeps(*, json: bool) -> None:
+    """Print the ready configurations."""
+    for name in configs.names():
+        summary = read_sweep_file(configs.path_of(name)).summary
+        if json:
+            sys.stdout.write(codec.dumps({"name": name, "summary": summary}).decode() + "\n")
+        else:
+            print(f"{name:42} {summary}")
+
+
+# -- checked before the first call -------------------------------------------------------------------------------------
+
+
+def _budget(text: str | None, sweep: Sweep) -> Budget:
+    """The budget of the whole sweep."""
+    if text is None:
+        return UNLIMITED
+    table = parse_budget(text)
+    budget = check({"task": {"name": sweep.name}, "budget": table}, "--budget").budget.build()
+    if budget.usd is not None:
+        for wanted in models_of(sweep):
+            if wanted.price is None and not is_local(wanted.model):
+                raise ConfigError(f"the budget is in dollars and {wanted.model} has no price; state its price")
+    return budget
+
+
+def _loaded(sweep: Sweep) -> dict[str, AnyTask]:
+    """The task of every study; equal tables with one seed are loaded once."""
+    known: dict[bytes, AnyTask] = {}
+    tasks: dict[str, AnyTask] = {}
+    for one in sweep.planned:
+        config = one.config
+        key = codec.dumps([config.task.model_dump(mode="json"), config.seed, config.mode])
+        if key not in known:
+            known[key] = task = config.load_task()
+            if not isinstance(task, Task):
+                _ = task.optimum_loss  # an exact tour takes seconds, which must not hold up the loop later
+        tasks[one.name] = known[key]
+        config.build_optimizer(known[key])
+    first = sweep.planned[0].config
+    for one in sweep.planned:
+        if (one.config.cache, one.config.use_cache) != (first.cache, first.use_cache):
+            raise ConfigError(f"{one.name} has another cache than {sweep.planned[0].name}; a sweep has one")
+    return tasks
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def _run_until_stopped(sitting: Sitting) -> list[Ended]:
+    """How the studies ended; where the sweep did not come to its end, say how to go on."""
+    hint = f"asyncopt: go on with: asyncopt resume {sitting.place}"
+    try:
+        stopped = run_in_loop(sitting.run)
+    except AsyncoptError as error:
+        if not isinstance(error, ConfigError):  # those come before the first call
+            print(hint, file=sys.stderr)
+        raise
+    if stopped is not None:
+        print(f"asyncopt: stopped\n{hint}", file=sys.stderr)
+        sys.exit(128 + stopped)
+    return sitting.ended
+
+
+def _exit_by(ended: Sequence[Ended]) -> None:
+    failed = [one for one in ended if one.error is not None]
+    unscored = sum(one.result.unscored for one in ended if one.result is not None)
+    if failed:
+        print(
+            f"asyncopt: {len(failed)} of {len(ended)} studies failed; resume the sweep to try them again",
+            file=sys.stderr,
+        )
+        sys.exit(3 if any(isinstance(one.error, BudgetExhausted) for one in failed) else 1)
+    if unscored:
+        print(f"asyncopt: {unscored} examples of the instructions compared have no score", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,149 @@
+"""What is seen of a sweep while it goes on: plain lines on standard error, or JSON lines on standard output."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from asyncopt import codec
+from asyncopt.cli.display import LONG_PAUSE, PLAIN_SECONDS
+from asyncopt.cli.summary import Attribution, attribution_lines
+from asyncopt.cli.sweep_table import ended_line, table_lines
+from asyncopt.engine import Engine
+from asyncopt.events import AttemptFailed, CacheDegraded, Event, LimitChanged, Note
+from asyncopt.limits.budget import Account
+from asyncopt.repetitions import ended_json, summary_json
+from asyncopt.sweep import Ended, Sweep
+
+
+class SweepDisplay:
+    """Watches the engine that all studies share; ``json`` turns every line into a JSON line on standard output."""
+
+    def __init__(self, sweep: Sweep, account: Account, *, json: bool) -> None:
+        self._sweep = sweep
+        self._account = account
+        self._json = json
+        self._engine: Engine | None = None
+        self._running = self._done = self._failed_attempts = 0
+        self._last_time = 0.0
+        self._first_calls = self._last_calls = account.calls  # those of earlier sittings
+
+    @property
+    def _calls(self) -> int:
+        """The calls of this sitting."""
+        return self._account.calls - self._first_calls
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, AttemptFailed):
+            self._failed_attempts += 1
+        elif isinstance(event, CacheDegraded):
+            self.line(f"the cache cannot be used: {event.reason}")
+        elif isinstance(event, Note):
+            self.line(event.text)
+        elif isinstance(event, LimitChanged) and event.what == "gate" and (event.value or 0.0) >= LONG_PAUSE:
+            self.line(f"{event.scope}: nothing is sent for {event.value:.0f} s ({event.reason})")
+
+    def line(self, text: str) -> None:
+        """One line of text for people."""
+        if self._json:
+            self._put({"event": "note", "text": text})
+        else:
+            print(codec.printable(text, 400), file=sys.stderr, flush=True)
+
+    def _put(self, value: dict[str, Any]) -> None:
+        sys.stdout.write(codec.dumps(value).decode() + "\n")
+        sys.stdout.flush()
+
+    @asynccontextmanager
+    async def showing(self, engine: Engine, place: Path) -> AsyncIterator[None]:
+        """Show the progress until the block is left."""
+        self._engine = engine
+        self._last_time = asyncio.get_running_loop().time()
+        self._launch(place)
+        ticking = asyncio.get_running_loop().create_task(self._tick())
+        try:
+            yield
+        finally:
+            ticking.cancel()
+            with suppress(asyncio.CancelledError):
+                await ticking
+
+    def _launch(self, place: Path) -> None:
+        sweep = self._sweep
+        if self._json:
+            names = [one.name for one in sweep.planned]
+            self._put({"event": "launch", "directory": str(place), "name": sweep.name, "studies": names})
+        else:
+            self.line(f"{sweep.name}: {len(sweep.planned)} studies, {sweep.at_once} at once; kept in {place}")
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(PLAIN_SECONDS)
+            self._show()
+
+    def _show(self) -> None:
+        now = asyncio.get_running_loop().time()
+        rate = (self._account.calls - self._last_calls) / max(now - self._last_time, 1e-9)
+        self._last_time, self._last_calls = now, self._account.calls
+        dispatchers = () if self._engine is None else self._engine.dispatchers
+        figures = {
+            "done": self._done,
+            "running": self._running,
+            "studies": len(self._sweep.planned),
+            "calls": self._calls,
+            "calls_per_second": rate,
+            "in_flight": sum(dispatcher.in_flight for dispatcher in dispatchers),
+            "queued": sum(dispatcher.queued for dispatcher in dispatchers),
+            "failed_attempts": self._failed_attempts,
+        }
+        if self._json:
+            self._put({"event": "progress", **figures})
+            return
+        self.line(
+            "{done}/{studies} studies done, {running} running · {calls} calls, {calls_per_second:.1f}/s · "
+            "{in_flight} in flight · {queued} queued · {failed_attempts} failed attempts".format(**figures)
+        )
+
+    def began(self) -> None:
+        """A study has begun."""
+        self._running += 1
+
+    def ended(self, ended: Ended) -> None:
+        """A study has ended."""
+        self._running -= 1
+        self._done += 1
+        if self._json:
+            self._put({"event": "study", **ended_json(ended)})
+        else:
+            self.line(ended_line(ended))
+
+    def results(self, ended: Sequence[Ended], place: Path) -> None:
+        """The table of all studies, on standard output."""
+        dispatchers = () if self._engine is None else self._engine.dispatchers
+        attributions = [Attribution.of(one) for one in dispatchers]
+        if self._json:
+            done = {"event": "done", "name": self._sweep.name, "directory": str(place), **summary_json(ended)}
+            failed = [one.planned.name for one in ended if one.error is not None]
+            used = [asdict(one) for one in attributions if one.attempts]
+            self._put({**done, "failed": failed, "calls": self._calls, "attribution": used})
+            return
+        taken = f"{len(ended)} studies, {self._calls} calls in this sitting"
+        lines = [*table_lines(ended), "", taken, *attribution_lines(attributions), f"{place / 'results.csv'}"]
+        print("\n".join(lines))
+
+
+class NotesOf:
+    """Passes a study's notes on with its name before them."""
+
+    def __init__(self, name: str, display: SweepDisplay) -> None:
+        self._name = name
+        self._display = display
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self._display.line(f"{self._name}: {event.text}")

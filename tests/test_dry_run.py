@@ -1,0 +1,62 @@
+"""What a run may take is counted from its configuration, and no run takes more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from asyncopt.cli.app import app
+from asyncopt.cli.dry_run import Part, planned
+from asyncopt.config import check
+from asyncopt.testing.study import simulate
+
+MODELS = {"scorer": {"model": "a"}, "proposer": {"model": "b", "usd_per_million_output_tokens": 2.0}}
+
+
+def parts(**tables: Any) -> dict[str, Part]:
+    return {part.part: part for part in planned(check({"models": MODELS, **tables}))}
+
+
+def test_the_calls_are_those_of_the_papers_loop() -> None:
+    found = parts(task={"name": "antonym"}, optimizer={"steps": 5, "samples_per_step": 3, "validate_every": 2})
+    assert found["proposals"].calls == 5 * 3
+    assert found["training"].calls == (1 + 5 * 3) * 40
+    assert found["validation"].calls == (1 + 3 * (3 + 1)) * 40  # the start, and steps 0, 2 and 4 with the best then
+    assert found["test"].calls == 2 * 100
+    assert found["proposals"].output_tokens == 15 * 1024
+    assert found["proposals"].usd == pytest.approx(15 * 1024 * 2e-6)
+    assert found["training"].usd is None  # no price is stated
+    assert found["training"].output_tokens == 16 * 40 * 16
+
+
+def test_a_second_call_for_the_final_answer_counts() -> None:
+    once = parts(task={"name": "antonym"}, optimizer={"steps": 1})["training"].calls
+    assert parts(task={"name": "antonym", "final_answer_cue": "So:"}, optimizer={"steps": 1})["training"].calls == 2 * once
+
+
+def test_a_problem_that_no_model_scores_takes_proposals_alone() -> None:
+    assert list(parts(task={"name": "linear-regression"})) == ["proposals"]
+    assert parts(task={"name": "linear-regression"})["proposals"].calls == 500 * 8
+    assert parts(task={"name": "linear-regression"}, optimizer={"name": "random"})["proposals"].calls == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_study_takes_more(seed: int) -> None:
+    tables = {"models": MODELS, "seed": seed, "task": {"name": "capital"}, "optimizer": {"steps": 4, "validate_every": 3}}
+    most = planned(check(tables))
+    took = simulate(check(tables), {})
+    assert 0.5 * sum(part.calls for part in most) < took.calls <= sum(part.calls for part in most)
+
+
+def test_the_command_line_prints_it_and_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    # Nobody listens there, so that any call would fail.
+    run = ["run", "antonym", "--scorer", "m", "--base-url", "http://127.0.0.1:9/v1", "--steps", "2", "--dry-run"]
+    app(run, standalone_mode=False)
+    text = capsys.readouterr().out
+    assert "nothing was sent" in text
+    assert "total" in text
+    app([*run, "--json"], standalone_mode=False)
+    value = orjson.loads(capsys.readouterr().out)
+    assert value["total"]["calls"] == sum(part["calls"] for part in value["parts"])
