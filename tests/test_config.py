@@ -44,7 +44,9 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     config = check(read_toml(path))
     assert (config.seed, config.use_cache, config.task.name, config.task.limit) == (3, False, "gsm8k", 20)
     assert config.task.options == {"position": "Q_end"}
-    assert config.build_optimizer(load("antonym")) == OPRO(steps=7, samples_per_step=2, styles=("rewrite", "meta-prompt"))
+    assert config.build_optimizer(load("antonym")) == OPRO(
+        steps=7, samples_per_step=2, styles=("rewrite", "meta-prompt")
+    )
     assert config.models.scorer is not None
     assert config.models.scorer.quota == Quota(500, 2e5, 10)
     assert config.models.scorer.price == Price(0.15, 0.6)

@@ -33,7 +33,9 @@ def test_the_calls_are_those_of_the_papers_loop() -> None:
 
 def test_a_second_call_for_the_final_answer_counts() -> None:
     once = parts(task={"name": "antonym"}, optimizer={"steps": 1})["training"].calls
-    assert parts(task={"name": "antonym", "final_answer_cue": "So:"}, optimizer={"steps": 1})["training"].calls == 2 * once
+    assert (
+        parts(task={"name": "antonym", "final_answer_cue": "So:"}, optimizer={"steps": 1})["training"].calls == 2 * once
+    )
 
 
 def test_a_problem_that_no_model_scores_takes_proposals_alone() -> None:
@@ -44,7 +46,12 @@ def test_a_problem_that_no_model_scores_takes_proposals_alone() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_study_takes_more(seed: int) -> None:
-    tables = {"models": MODELS, "seed": seed, "task": {"name": "capital"}, "optimizer": {"steps": 4, "validate_every": 3}}
+    tables = {
+        "models": MODELS,
+        "seed": seed,
+        "task": {"name": "capital"},
+        "optimizer": {"steps": 4, "validate_every": 3},
+    }
     most = planned(check(tables))
     took = simulate(check(tables), {})
     assert 0.5 * sum(part.calls for part in most) < took.calls <= sum(part.calls for part in most)

@@ -215,7 +215,7 @@ def test_a_study_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path)
     moments = [record.data["seconds"] for record in read_journal(tmp_path / "whole") if record.kind in kinds]
     for number, moment in enumerate(moments):
         directory, cache = tmp_path / str(number), MemoryCache()
-        study, first = run(Model(), optimizer, directory=directory, cache=cache, until=moment + 1e-4)
+        _, first = run(Model(), optimizer, directory=directory, cache=cache, until=moment + 1e-4)
         assert first is None
         again = result(Model(), optimizer, directory=directory, cache=cache)
         assert [record for record in records(directory) if record[0] in ("step", "validated")] == expected
