@@ -66,6 +66,18 @@ async def test_two_caches_share_one_file(tmp_path: Path) -> None:
     await two.aclose()
 
 
+async def test_caches_that_begin_on_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:
+    # Whoever turns a new file into a WAL one holds it alone, and SQLite tells the others at once that it is locked.
+    for attempt in range(60):
+        caches = [SqliteCache(tmp_path / f"{attempt}.sqlite") for _ in range(8)]
+        for number, cache in enumerate(caches):
+            cache.put(b"%d" % number, b"x")
+        await asyncio.gather(*(cache.flush() for cache in caches))
+        assert [cache.degraded for cache in caches] == [None] * 8
+        for cache in caches:
+            await cache.aclose()
+
+
 async def test_a_flipped_byte_is_a_miss_and_is_cleared_away(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     values = await fill(path)

@@ -23,6 +23,7 @@ from typing import TypeAlias
 _log = logging.getLogger("asyncopt")
 _BATCH = 500
 _LOOKUP = 200
+_OPENINGS, _OPENING_PAUSE = 300, 0.1  # times and seconds: as long as SQLite itself waits for a lock
 _SCHEMA = "CREATE TABLE IF NOT EXISTS answers_v1 (key BLOB NOT NULL UNIQUE, sum BLOB NOT NULL, value BLOB NOT NULL)"
 
 _Found: TypeAlias = "asyncio.Future[dict[bytes, bytes]]"
@@ -135,7 +136,7 @@ class SqliteCache:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30.0)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _use_wal(connection)
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute(_SCHEMA)
         except sqlite3.Error:
@@ -206,6 +207,19 @@ class SqliteCache:
         with suppress(sqlite3.Error):
             assert self._connection is not None
             self._connection.execute("DELETE FROM answers_v1 WHERE key = ?", (key,))
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Turn the file into a WAL one; SQLite's own waiting does not cover this when two begin on a new file."""
+    for _ in range(_OPENINGS):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+        time.sleep(_OPENING_PAUSE)
+    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _resolve(answer: _Found, found: dict[bytes, bytes]) -> None:
