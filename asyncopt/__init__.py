@@ -1,5 +1,6 @@
 """Asynchronous, high-throughput optimization by large language models."""
 
+from asyncopt.assess import Assessment, evaluate_instructions
 from asyncopt.cache import Cache, MemoryCache, SqliteCache
 from asyncopt.engine import Engine, Model
 from asyncopt.errors import AsyncoptError, BudgetExhausted, CallFailed, ConfigError
@@ -15,6 +16,7 @@ from asyncopt.version import __version__
 
 __all__ = [
     "OPRO",
+    "Assessment",
     "AsyncoptError",
     "Budget",
     "BudgetExhausted",
@@ -43,4 +45,5 @@ __all__ = [
     "Usage",
     "__version__",
     "evaluate",
+    "evaluate_instructions",
 ]

@@ -139,9 +139,11 @@ async def evaluate_instructions(
     evaluate, and :class:`BudgetExhausted` when the budget does not cover all of it: what was answered is in the cache.
     """
     examples = [example for _, example in _examples(task, fold)]
-    if not instructions or not examples:
-        missing = f"examples in the fold {fold}" if instructions else "instructions"
-        raise ConfigError(f"there are no {missing} to evaluate {task.name} with; give at least one")
+    if not instructions:
+        raise ConfigError(f"there are no instructions to evaluate {task.name} with; give at least one")
+    if not examples:
+        sizes = [f"{split} has {len(task.fold(split))}" for split in get_args(Split) if task.fold(split)]
+        raise ConfigError(f"{task.name} has no examples in the fold {fold}; {', '.join(sizes)}; name one of them")
     if budget.usd is not None and model.price is None:
         raise ConfigError(f"the budget is in dollars and the scorer {model.name} has no price; state its price")
     account = Account(budget)

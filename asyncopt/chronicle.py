@@ -1,9 +1,10 @@
 """What a study has decided so far: in memory, and in its journal where it has a directory.
 
 A record ``proposed`` says how much of the history a step's proposals see; ``entry`` that an entry joined it alone;
-``step`` that a step has ended, with those of its entries that join only then. The history is their entries in that
-order. ``spent`` and ``finished`` keep the account and the result. A record is written at once, so that a process may
-die at any moment, and forced to the disk at the end of a step.
+``step`` that a step has ended, with those of its entries that join only then; ``validated`` what some of its candidates
+are worth on the validation examples. The history is their entries in that order. ``spent`` and ``finished`` keep the
+account and the result. A record is written at once, so that a process may die at any moment, and forced to the disk at
+the end of a step.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from asyncopt.errors import AsyncoptError, ConfigError
 from asyncopt.events import Events, Note, StepFinished, StepValidated
 from asyncopt.journal import Record
 from asyncopt.limits.budget import Account
-from asyncopt.optimizers.base import AnyTask, Seen, State, Validated
+from asyncopt.optimizers.base import AnyTask, Seen, State, Validated, comparable
 from asyncopt.optimizers.history import Entry, History, entry_of, row_of
 from asyncopt.optimizers.script import Decision, Script
-from asyncopt.result import Result, result_of
+from asyncopt.result import Result, Spending, result_of
 from asyncopt.tasks.task import Task
 
 _ACCOUNT_FIELDS = ("calls", "hits", "input_tokens", "output_tokens", "usd")
@@ -52,7 +53,8 @@ class Chronicle:
         self._run: RunDirectory | None = None
         self._outcomes: dict[tuple[str, bool], Mapping[str, Any]] = {}
         self._scores: dict[str, Mapping[int, float]] = {}
-        self._journalled = self._spending()
+        self.tested = Account(parent=account)  # of the account, what the held-out examples take
+        self._journalled = _spent(account)
         self._seconds_before = 0.0
         self._began = 0.0
 
@@ -80,11 +82,12 @@ class Chronicle:
     def _restore(self, record: Record) -> None:
         if "account" in record.data:
             self._seconds_before = record.data["seconds"]
-            for name in _ACCOUNT_FIELDS:
-                setattr(self._account, name, record.data["account"][name])
-            self._journalled = self._spending()
+            _restore_account(self._account, record.data["account"])
+            self._journalled = record.data["account"]
         for row in record.data.get("entries", ()):
             self._add(entry_of(row), row)
+        if "tested" in record.data:
+            _restore_account(self.tested, record.data["tested"])
         if record.kind == "validated":
             self.validations[record.data["step"]] = [Validated(**row) for row in record.data["candidates"]]
         elif record.kind == "proposed":
@@ -101,11 +104,17 @@ class Chronicle:
         if self._trace is not None:
             with suppress(OSError):
                 self._trace.close()
-        if self._spending() != self._journalled:
+        if _spent(self._account) != self._journalled:
             with suppress(AsyncoptError):  # the disk is full; whatever ended the study is the error to report
-                self._append("spent", {})
+                self._append("spent", {"tested": _spent(self.tested)} if any(_spent(self.tested).values()) else {})
                 self._run.journal.sync()
         self._run.close()
+
+    def spending(self) -> tuple[Spending, Spending]:
+        """What the search took and what the test took so far, in all sittings."""
+        # By who asked and not by when: calls that an ended search left in flight are paid for while the test goes on.
+        total, test = (Spending(*_spent(account).values()) for account in (self._account, self.tested))
+        return total.less(test), test
 
     def finish(self, result: Result) -> None:
         """Make the result durable."""
@@ -186,18 +195,18 @@ class Chronicle:
         return next((one for one in all_of_them if one.candidate == candidate), None)
 
     def best_validated(self) -> Validated | None:
-        """The candidate with the best complete score on the validation examples; of equals, the better in training.
+        """The candidate with the best comparable score on the validation examples; of equals, the better in training.
 
         Then the earliest, so that no tie is broken by when answers came.
         """
         entries = {entry.candidate: entry for entry in reversed(self.history.ranked(provisional=False))}
-        complete = [one for validated in self.validations.values() for one in validated if one.complete]
+        candidates = [one for one in comparable(self.validations) if one.candidate in entries]
 
         def rank(one: Validated) -> tuple[float, float, int, int]:
             entry = entries[one.candidate]
             return one.score or 0.0, entry.score or 0.0, -entry.step, -entry.index
 
-        return max((one for one in complete if one.candidate in entries), key=rank, default=None)
+        return max(candidates, key=rank, default=None)
 
     def _decide(self, kind: str, data: Mapping[str, Any]) -> None:
         if self.script is not None:
@@ -206,7 +215,7 @@ class Chronicle:
 
     def _append(self, kind: str, data: Mapping[str, Any]) -> None:
         if self._run is not None:
-            account = self._spending()
+            account = _spent(self._account)
             self._run.journal.append(kind, {**data, "account": account, "seconds": self.seconds})
             self._journalled = account
 
@@ -222,8 +231,14 @@ class Chronicle:
     def _seen(self, step: int) -> Seen:
         return Seen(step, self.history.copy(), self._scores.copy())
 
-    def _spending(self) -> dict[str, Any]:
-        return {name: getattr(self._account, name) for name in _ACCOUNT_FIELDS}
+
+def _spent(account: Account) -> dict[str, Any]:
+    return {name: getattr(account, name) for name in _ACCOUNT_FIELDS}
+
+
+def _restore_account(account: Account, spent: Mapping[str, Any]) -> None:
+    for name in _ACCOUNT_FIELDS:
+        setattr(account, name, spent[name])
 
 
 def decisions_of(records: Sequence[Record]) -> list[Decision]:

@@ -19,7 +19,7 @@ from asyncopt.errors import ConfigError
 from asyncopt.limits.budget import Budget
 from asyncopt.optimizers import OPRO, Optimizer, RandomSearch
 from asyncopt.optimizers.base import AnyTask
-from asyncopt.optimizers.opro import ExemplarChoice, HistoryOrder, MetaPrompt, Style
+from asyncopt.optimizers.opro import ExemplarChoice, HistoryOrder, MetaPrompt, ScoreBuckets, Style
 from asyncopt.optimizers.overlap import Overlap
 from asyncopt.tasks import load
 from asyncopt.tasks.task import Task
@@ -73,12 +73,20 @@ class OptimizerConfig(BaseModel):
     patience: _Count | None = Field(default=None, ge=1)
     meta_prompt: MetaPrompt = "instruction-tuned"
     history_order: HistoryOrder = "ascending"
-    score_buckets: Annotated[_Count, Field(ge=1)] | Literal["infinite", "none"] = 100
+    score_buckets: ScoreBuckets = 100
     exemplar_choice: ExemplarChoice = "random"
     exemplars_first: bool = False
     final_temperature: float | None = Field(default=None, ge=0)
     attempts: _Count = Field(default=1, ge=1)
     faithful: bool = False
+
+    @field_validator("score_buckets", mode="before")
+    @classmethod
+    def _of_one_kind(cls, value: object) -> object:
+        # By hand: of a union pydantic complains once for each of its kinds, and it takes true for 1.
+        if value not in ("infinite", "none") and not (type(value) is int and 1 <= value <= 2**53):
+            raise ValueError(f"it is {value!r}; wanted a whole number from 1 on, or infinite, or none")
+        return value
 
     def build(self, task: AnyTask) -> Optimizer:
         """The optimizer with these settings; what is left out has the paper's value for this task."""
@@ -283,7 +291,7 @@ def _complaint(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{path} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message[:1].lower()}{message[1:]}"
+    return f"{path}{': ' if path else ''}{message[:1].lower()}{message[1:]}"
 
 
 def _fields_at(path: list[str]) -> list[str]:

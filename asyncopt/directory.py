@@ -21,6 +21,8 @@ MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 RESULT = "result.json"
 TRACE = "trace.jsonl"
+RANDOM = "random.json"  # the result of random search beside a problem that no model scores
+SWEEP = "sweep.json"  # the manifest of a sweep, whose runs have directories below its own
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,9 +48,18 @@ def read_journal(directory: Path) -> list[Record]:
 def require_subject(directory: Path, subject: Mapping[str, Any], advice: str) -> None:
     """Raise :class:`ConfigError` with the difference if the run in this directory is not of this subject."""
     found, wanted = read_json(directory / MANIFEST).get("subject"), codec.loads(codec.dumps(subject))
+    stated, task = task_stated(found), wanted.get("task", {})
+    if "options" not in stated and stated.get("fingerprint") == task.get("fingerprint"):
+        task.pop("options", None)  # an older version left them to the fingerprint, which covers them
     if found != wanted:
         difference = "; ".join(differences(found if isinstance(found, dict) else {}, wanted))
         raise ConfigError(f"{directory} holds another study ({difference}); {advice}")
+
+
+def task_stated(subject: object) -> Mapping[str, Any]:
+    """What a manifest's subject says of the task; empty where it says nothing."""
+    task = subject.get("task") if isinstance(subject, Mapping) else None
+    return task if isinstance(task, Mapping) else {}
 
 
 class RunDirectory:
@@ -64,6 +75,10 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"the run directory {path} cannot be made ({error.strerror}); name another one") from None
+        if (path / SWEEP).exists():
+            raise ConfigError(
+                f"{path} holds a sweep; go on with it by `asyncopt resume {path}`, or use another directory"
+            )
         self._lock = FileLock(path / "run.lock")
         self._acquire()
         try:
@@ -106,7 +121,10 @@ class RunDirectory:
         """The trace's file, to be appended to; of a step that was interrupted, things may stand there twice."""
         path = self.path / TRACE
         try:
-            return path.open("ab")
+            file = path.open("ab+")
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                file.write(b"\n")  # the process died in the middle of a line, which is then the only bad one
+            return file
         except OSError as error:
             raise ConfigError(f"{path} cannot be written ({error.strerror}); make room, or leave trace off") from None
 

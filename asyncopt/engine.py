@@ -207,7 +207,7 @@ class Engine:
             else:
                 self._recent.put(call.key, completion)
                 for waiter in call.waiters:
-                    waiter.account.hits += 1
+                    waiter.account.count_hit()
                 call.finish(completion)
 
     async def _found(self, cache: Cache, keys: list[bytes]) -> dict[bytes, bytes]:
@@ -298,7 +298,7 @@ class Model:
         waiter = Waiter(loop=self._loop)
         completion = engine._recall(key)
         if completion is not None:
-            self.account.hits += 1
+            self.account.count_hit()
             waiter.set_result(completion)
             return waiter
         call = engine._shared.get(key)
@@ -312,7 +312,7 @@ class Model:
             engine._shared[key] = call
             engine._look_up(call, self._dispatcher)
         else:
-            self.account.hits += 1  # somebody has asked the same: it is answered once, and paid once
+            self.account.count_hit()  # somebody has asked the same: it is answered once, and paid once
             waiter.call = call
             call.waiters.append(waiter)
         return waiter

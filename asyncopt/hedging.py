@@ -107,7 +107,7 @@ class Hedging:
         self._dispatcher.book(call)
         self._dispatcher.counts.hedges += 1
         assert call.payer is not None
-        call.payer.hedges += 1
+        call.payer.count_hedge()
         began = partial(self._rival_began, call, main)
         sending = self._endpoint.send_streamed(call.model, call.request, began)
         call.rival = self._loop.create_task(sending, name="asyncopt-rival")

@@ -11,7 +11,7 @@ from typing import Any
 
 from asyncopt import codec
 from asyncopt.result import Measured, Result, Scored
-from asyncopt.stats import mean_sd, t_interval
+from asyncopt.stats import mean_sd, t_interval, top_k
 from asyncopt.sweep import Ended
 
 _OVER_TASKS = ("train", "validation", "held_out", "overall", "gain")
@@ -46,7 +46,8 @@ class Spread:
 class Group:
     """The studies of one task under one setting: how many ended and how many failed, and the spread of each figure.
 
-    ``steps_solved`` are the steps of those studies that found the optimum, as in the paper's table 3.
+    ``steps_solved`` are the steps of those studies that found the optimum, as in the paper's table 3. ``top_k`` is the
+    mean and the standard deviation of the held-out score if the best of 1, 2, ... seeds by validation were kept.
     """
 
     task: str
@@ -54,6 +55,7 @@ class Group:
     n: int
     failed: int
     figures: Mapping[str, Spread]
+    top_k: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,14 @@ def _group(task: str, setting: str, rows: Sequence[Ended]) -> Group:
         solved = [figures[f"{prefix}steps"] for figures in done if figures.get(f"{prefix}solved")]
         columns[f"{prefix}steps_solved"] = solved
     spreads = {name: Spread.of(values) for name, values in columns.items() if values}
-    return Group(task, setting, len(done), len(rows) - len(done), spreads)
+    return Group(task, setting, len(done), len(rows) - len(done), spreads, _top_k(done))
+
+
+def _top_k(done: Sequence[Mapping[str, float]]) -> list[tuple[float, float]]:
+    both = [figures for figures in done if "validation" in figures and "held_out" in figures]
+    validation = [figures["validation"] for figures in both]
+    held_out = [figures["held_out"] for figures in both]
+    return [top_k(validation, held_out, k) for k in range(1, len(both) + 1)] if len(both) > 1 else []
 
 
 def totals_of(groups: Sequence[Group]) -> list[Total]:

@@ -26,6 +26,7 @@ class Scorer:
         self.complaint = ""
         self._task = task
         self._model = model
+        self._examiner = None if model is None else model.charged_to(chronicle.tested)
         self._events = events
         self._chronicle = chronicle
 
@@ -107,6 +108,7 @@ class Scorer:
             {
                 "example": item.example,
                 "outcome": item.outcome.value,
+                **({"first_answer": item.first_answer} if item.first_answer else {}),
                 "answer": item.answer,
                 "parsed": parse(item.answer),
                 "score": item.score,
@@ -135,7 +137,7 @@ class Scorer:
         assert isinstance(self._task, Task)
         examples = self._task.validation
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._on(examples, candidate)) for candidate in candidates]
+            tasks = [group.create_task(self._on(self._model, examples, candidate)) for candidate in candidates]
         done = [task.result() for task in tasks]
         for one in done:
             self._chronicle.trace("validation", {"candidate": one.instruction, "items": self._traced(one)})
@@ -155,14 +157,14 @@ class Scorer:
             if validation is None
             else Measured.of((validation.score or 0.0) * validation.examples, validation.examples)
         )
-        done = await self._on(self._task.test, entry.candidate)
+        done = await self._on(self._examiner, self._task.test, entry.candidate)
         self._chronicle.trace("test", {"candidate": entry.candidate, "items": self._traced(done)})
         held_out = Measured.of(sum(done.scores), len(done.scores))
         return Scored(entry.candidate, entry.step, entry.source, train, held_out, validation=seen)
 
-    async def _on(self, examples: Sequence[Example], candidate: str) -> Evaluation:
-        assert self._model is not None and isinstance(self._task, Task)  # noqa: PT018
-        return await evaluate(self._model, self._task, candidate, examples, events=self._events)
+    async def _on(self, model: Model | None, examples: Sequence[Example], candidate: str) -> Evaluation:
+        assert model is not None and isinstance(self._task, Task)  # noqa: PT018
+        return await evaluate(model, self._task, candidate, examples, events=self._events)
 
     def missing(self, scored: Scored) -> int:
         """How many examples have no score."""

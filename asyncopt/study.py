@@ -19,7 +19,7 @@ from asyncopt.events import Event, Events, Note, Observer, StudyFinished, StudyS
 from asyncopt.limits.budget import UNLIMITED, Account, Budget
 from asyncopt.optimizers.base import AnyTask, Optimizer, Search
 from asyncopt.optimizers.history import Entry, History
-from asyncopt.result import Result, Spending
+from asyncopt.result import Result
 from asyncopt.scoring import Scorer
 from asyncopt.tasks.objective import Objective
 from asyncopt.tasks.task import Task
@@ -194,10 +194,9 @@ class Study:
         if best is None:
             raise StudyFailed("no candidate could be scored")
         account = self.account
-        before = self._spending()
         measured = await scoring.measured(best)
         first = measured if initial == best else None if initial is None else await scoring.measured(initial)
-        after = self._spending()
+        search, test = self._chronicle.spending()
         return Result(
             task=self.task.name,
             optimizer=self.optimizer.name,
@@ -214,8 +213,8 @@ class Study:
             seconds=self._chronicle.seconds,
             unscored=sum(scoring.missing(scored) for scored in {measured, first} if scored is not None),
             stopped=sum(entry.stopped is not None for entry in history.entries),
-            search=before,
-            test=after.less(before),
+            search=search,
+            test=test,
             **self._reported(history, best),
         )
 
@@ -225,10 +224,6 @@ class Study:
         entries = reversed(self._chronicle.history.entries)
         chosen = (entry for entry in entries if validated is not None and entry.candidate == validated.candidate)
         return next(chosen, None) or self._chronicle.history.best()
-
-    def _spending(self) -> Spending:
-        account = self.account
-        return Spending(account.calls, account.hits, account.input_tokens, account.output_tokens, account.usd)
 
     def _reported(self, history: History, best: Entry) -> dict[str, Any]:
         """What only the results of objectives say."""

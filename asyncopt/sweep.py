@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from asyncopt import codec
-from asyncopt.config import Config, check
-from asyncopt.directory import JOURNAL, differences, read_journal, read_json
+from asyncopt.config import BudgetConfig, Config, check
+from asyncopt.directory import JOURNAL, RANDOM, SWEEP, differences, read_journal, read_json
 from asyncopt.directory import MANIFEST as OF_RUN
 from asyncopt.directory import RESULT as OF_STUDY
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, EndpointRefused, QuotaExhausted, RunLocked
@@ -21,7 +22,7 @@ from asyncopt.limits.budget import Account
 from asyncopt.result import Result, result_of
 from asyncopt.version import __version__
 
-MANIFEST = "sweep.json"
+MANIFEST = SWEEP
 RESULT = "sweep-result.json"
 
 # What ends one study and would end every other: there is no use in going on before somebody has looked into it.
@@ -56,11 +57,15 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """All studies of a sweep, each in a folder of its own, ``at_once`` of them running at a time."""
+    """All studies of a sweep, each in a folder of its own, ``at_once`` of them running at a time.
+
+    ``budget`` is for all of them together; what a study's configuration states is for that study alone.
+    """
 
     name: str
     planned: tuple[Planned, ...]
     at_once: int
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
         names: dict[str, Planned] = {}
@@ -133,6 +138,7 @@ class SweepDirectory:
         ]
         # Written anew at each sitting: what does not decide the results, such as quotas, may have changed.
         manifest = {"name": sweep.name, "at_once": sweep.at_once, "subject": subject, "studies": studies}
+        manifest["budget"] = sweep.budget.model_dump(exclude_none=True)
         self.write(MANIFEST, codec.dumps({"v": 1, "asyncopt": __version__, **manifest}))
 
     def write(self, name: str, content: bytes) -> None:
@@ -167,20 +173,27 @@ def read_sweep(directory: Path) -> Sweep:
             Planned(row["task"], row["setting"], row["seed"], check(row["config"], str(path)))
             for row in manifest["studies"]
         )
-        return Sweep(manifest["name"], planned, manifest["at_once"])
-    except (KeyError, TypeError):
+        return Sweep(manifest["name"], planned, manifest["at_once"], BudgetConfig(**manifest["budget"]))
+    except (KeyError, TypeError, ValidationError):
         raise ConfigError(f"{path} is damaged; restore it from a copy, or start the sweep anew elsewhere") from None
 
 
 def read_ended(directory: Path, sweep: Sweep) -> list[Ended]:
-    """The studies of this sweep that have a result by now; random search stands beside them when it has ended."""
+    """The studies of this sweep that have a result by now, with random search beside them."""
     try:
-        rows = read_json(directory / RESULT)["studies"] if (directory / RESULT).exists() else []
-        random = {row["directory"]: result_of(row["random"]) for row in rows if "random" in row}
         done = [one for one in sweep.planned if (directory / one.name / OF_STUDY).exists()]
-        return [Ended(one, result_of(read_json(directory / one.name / OF_STUDY)), random.get(one.name)) for one in done]
+        return [
+            Ended(one, result_of(read_json(directory / one.name / OF_STUDY)), read_random(directory / one.name))
+            for one in done
+        ]
     except (KeyError, TypeError):
         raise ConfigError(f"a result in {directory} is damaged; remove it and resume the sweep") from None
+
+
+def read_random(directory: Path) -> Result | None:
+    """Random search beside the run in this directory, where there is one."""
+    path = directory / RANDOM
+    return result_of(read_json(path)) if path.exists() else None
 
 
 def is_sweep(directory: Path) -> bool:

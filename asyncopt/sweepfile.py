@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from asyncopt.config import Config, check, merged, read_toml
+from asyncopt.config import Config, merged, read_toml
 from asyncopt.errors import ConfigError
 
 ONLY_SETTING = "default"  # of a sweep that has no [settings]
@@ -118,9 +118,10 @@ def _check_tables(path: Path, where: str, tables: Mapping[str, Any]) -> None:
 def cells(
     file: SweepFile, path: Path, tasks: Sequence[str] | None = None, seeds: Sequence[int] | None = None
 ) -> list[Cell]:
-    """The studies, task by task, setting by setting, seed by seed, each checked on its own.
+    """The studies, task by task, setting by setting, seed by seed.
 
-    ``tasks`` and ``seeds`` take the place of the file's; a task that the file has keeps its table.
+    ``tasks`` and ``seeds`` take the place of the file's; a task that the file has keeps its table. They are not checked
+    here: what the file leaves out, such as a model's name beside its quota, may be on the command line.
     """
     tables = {task["name"]: task for task in file.tasks}
     wanted = [tables.get(name, {"name": name}) for name in (tables if tasks is None else tasks)]
@@ -130,13 +131,13 @@ def cells(
         for setting, changes in settings.items():
             for seed in file.seeds if seeds is None else seeds:
                 together = merged([file.base, {"task": task}, changes, {"seed": seed}])
-                check(together, f"{path}, {task['name']} with {setting}")
-                found.append(Cell(task["name"], setting, seed, _beside(path.parent, together)))
+                found.append(Cell(task["name"], setting, seed, _beside(path.parent, together, task["name"] in tables)))
     return found
 
 
-def _beside(folder: Path, tables: Mapping[str, Any]) -> dict[str, Any]:
+def _beside(folder: Path, tables: Mapping[str, Any], name_in_file: bool) -> dict[str, Any]:
     """The tables; paths in a file mean places beside the file."""
     task = tables["task"]
-    paths = {"data": task.get("data"), "name": task["name"] if task["name"].endswith(".jsonl") else None}
-    return merged([tables, {"task": {key: str(folder / path) for key, path in paths.items() if path is not None}}])
+    own = name_in_file and task["name"].endswith(".jsonl")
+    paths = {"data": task.get("data"), "name": task["name"] if own else None}
+    return merged([tables, {"task": {key: str(folder / path) for key, path in paths.items() if isinstance(path, str)}}])

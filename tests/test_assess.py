@@ -138,7 +138,7 @@ def test_a_fold_is_one_split_or_all_of_them(fold: Any, expected: list[tuple[str,
 
 def test_there_must_be_something_to_evaluate() -> None:
     empty = Task("t", "number", TASK.train, ())
-    with pytest.raises(ConfigError, match="no examples in the fold test"):
+    with pytest.raises(ConfigError, match="no examples in the fold test; train has 3; name one of them"):
         assessed(Marked(), lambda model: evaluate_instructions(model, empty, ["a"]))
     with pytest.raises(ConfigError, match="no instructions"):
         assessed(Marked(), lambda model: evaluate_instructions(model, TASK, []))

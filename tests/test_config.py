@@ -80,6 +80,14 @@ def test_what_is_left_out_is_the_papers() -> None:
         ({"task": {}}, "task.name is missing"),
         ({"task": {"name": "x"}, "optimizer": {"steps": "many"}}, "optimizer.steps"),
         ({"task": {"name": "x"}, "budget": {"usd": -1}}, "budget.usd"),
+        ({"task": {"name": "x"}, "mode": "faithful", "optimizer": {"lag": 1}}, "configuration: mode faithful is"),
+        *(
+            (
+                {"task": {"name": "x"}, "optimizer": {"score_buckets": value}},
+                f"optimizer.score_buckets: it is {value!r}; ",
+            )
+            for value in (0, True, 2.5, "100", "infinit", None, 2**60)
+        ),
     ],
 )
 def test_mistakes_are_named_with_what_was_meant(tables: dict[str, object], message: str) -> None:

@@ -38,6 +38,42 @@ def test_a_second_call_for_the_final_answer_counts() -> None:
     )
 
 
+def test_a_second_call_sends_the_first_answer_and_gets_a_short_one() -> None:
+    table = {"name": "antonym", "max_tokens": 300}
+    once = parts(task=table, optimizer={"steps": 1})["training"]
+    both = parts(task={**table, "final_answer_cue": "So:"}, optimizer={"steps": 1})["training"]
+    assert both.output_tokens == once.output_tokens + once.calls * 50
+    assert both.input_tokens > 2 * once.input_tokens + once.calls * 300
+
+
+def test_a_meta_prompt_is_counted_with_what_it_shows() -> None:
+    few, many = (parts(task={"name": "tsp", "nodes": nodes})["proposals"].input_tokens for nodes in (10, 50))
+    assert many > 2 * few
+    # All of the history is shown to a pre-trained model, so that the tokens go with the square of the steps.
+    short, long = (
+        parts(task={"name": "antonym"}, optimizer={"steps": steps, "meta_prompt": "pre-trained"})["proposals"]
+        for steps in (20, 200)
+    )
+    assert long.calls == 10 * short.calls
+    assert long.input_tokens > 80 * short.input_tokens
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"task": {"name": "linear-regression", "w_true": 36, "b_true": -1}, "optimizer": {"steps": 5}},
+        {"task": {"name": "tsp", "nodes": 20}, "optimizer": {"steps": 3}},
+        {"task": {"name": "antonym"}, "optimizer": {"steps": 20, "meta_prompt": "pre-trained", "max_tokens": 64}},
+    ],
+    ids=["pairs", "tours", "pre-trained"],
+)
+def test_no_study_takes_more_tokens(tables: dict[str, Any]) -> None:
+    most = planned(check({"models": MODELS, **tables}))
+    took = simulate(check({"models": MODELS, **tables}), {})
+    sent = sum(part.input_tokens for part in most)
+    assert 0.5 * sent < took.tokens <= sent + sum(part.output_tokens for part in most)
+
+
 def test_a_problem_that_no_model_scores_takes_proposals_alone() -> None:
     assert list(parts(task={"name": "linear-regression"})) == ["proposals"]
     assert parts(task={"name": "linear-regression"})["proposals"].calls == 500 * 8

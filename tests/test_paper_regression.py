@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from random import Random
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from asyncopt import OPRO, Engine, Result, Study
+from asyncopt.optimizers import RandomSearch
 from asyncopt.tasks import LinearRegression
 from asyncopt.tasks.linear_regression import parse_pair
 from asyncopt.testing import AnswerModel, SimulatedAPI, run_virtual
@@ -92,6 +94,23 @@ def test_every_cell_is_solved_and_counted_as_the_ledger_says(w: int, b: int, rep
 
 def _answers(model: Surveyor, prompt: str) -> str:
     return " ".join(answer for asked, answer in model.said if asked == prompt)
+
+
+def test_uniform_pairs_find_the_first_optimum_in_a_median_of_eleven_steps() -> None:
+    # By chance alone: 8 draws a step, each the true pair with probability 1/121.
+    exact = math.ceil(math.log(0.5) / math.log(120 / 121) / 8)
+    assert exact == 11
+
+    async def steps(seed: int) -> int:
+        study = Study(task=LinearRegression(repetition=seed % 5), optimizer=RandomSearch(steps=500), seed=seed)
+        return (await study.run()).steps
+
+    async def main() -> list[int]:
+        return [await steps(seed) for seed in range(100)]
+
+    found = run_virtual(main)
+    # Of 100 such runs, the 30th and the 70th lie about the median but once in ten thousand times.
+    assert sorted(found)[29] <= exact <= sorted(found)[69]
 
 
 @pytest.mark.parametrize("repetition", range(5))

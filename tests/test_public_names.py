@@ -11,9 +11,10 @@ import pytest
 import asyncopt
 
 NAMES = [
-    "OPRO", "AsyncoptError", "Budget", "BudgetExhausted", "Cache", "CallFailed", "Completion", "ConfigError", "Engine",
+    "OPRO", "Assessment", "AsyncoptError", "Budget", "BudgetExhausted", "Cache", "CallFailed", "Completion", "ConfigError", "Engine",
     "Evaluation", "Example", "Fault", "Floor", "Generate", "MemoryCache", "Message", "Model", "Price", "Priority", "Quota",
     "RandomSearch", "Result", "Sampling", "SqliteCache", "Study", "Task", "Usage", "__version__", "evaluate",
+    "evaluate_instructions",
 ]  # fmt: skip
 HEAVY = [
     "scipy",

@@ -354,6 +354,37 @@ def test_repetitions_have_a_mean_and_a_deviation(tmp_path: Path, shown: Shown) -
     assert float(line.split()[2]) == pytest.approx(fmean(steps), abs=0.051)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_settings_of_one_problem_are_told_apart(tmp_path: Path, shown: Shown, seeds: int) -> None:
+    for setting in ("one", "two"):
+        for seed in range(seeds):
+            draw(tmp_path / f"linear-regression-{setting}-s{seed}", LinearRegression(repetition=seed), seed)
+    (tmp_path / "sweep.json").write_text("{}")
+    titles = [line.split("   ")[0] for line in shown(tmp_path) if "linear-regression-" in line]
+    assert titles == [f"linear-regression-{setting}, {seeds} run{'s' * (seeds > 1)}" for setting in ("one", "two")]
+
+
+def test_as_many_random_proposals_stand_beside_what_a_model_found(tmp_path: Path, shown: Shown) -> None:
+    for seed in range(2):
+        place = tmp_path / f"linear-regression-default-s{seed}"
+        draw(place, LinearRegression(repetition=seed), seed)
+        (place / "random.json").write_bytes((place / "result.json").read_bytes())
+    (tmp_path / "sweep.json").write_text("{}")
+    lines = shown(tmp_path)
+    (runs,) = [line.split() for line in lines if line.startswith("2 runs ")]
+    (random,) = [line.split() for line in lines if line.startswith("as many random proposals ")]
+    assert random[4:] == runs[2:]
+    (value,) = [json.loads(line) for line in shown(tmp_path, json=True)]
+    assert all(run["random"] == run["result"] for run in value["comparisons"][0]["runs"])
+
+
+def test_studies_of_a_sweep_that_have_not_begun_are_counted_among_those_left_out(tmp_path: Path, shown: Shown) -> None:
+    draw(tmp_path / "linear-regression-default-s0", LinearRegression())
+    (tmp_path / "sweep.json").write_text(json.dumps({"studies": [{"seed": seed} for seed in range(5)]}))
+    assert shown(tmp_path)[-1] == "4 of 5 studies have not ended and are left out"
+    assert [json.loads(line)["left_out"] for line in shown(tmp_path, json=True)] == [4]
+
+
 def test_a_problem_that_the_paper_has_not_is_answered_with_those_it_has(tmp_path: Path) -> None:
     draw(tmp_path / "run", LinearRegression(3, 3))
     with pytest.raises(ConfigError, match=r"w_true = 3, b_true = 3; it has linear-regression with \(15, 14\)"):

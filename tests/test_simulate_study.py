@@ -179,6 +179,11 @@ def test_the_same_configuration_gives_the_same_figures(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_sweep_is_no_study(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked(monkeypatch, "--study", "opro-table-2") == 2
+    assert "opro-table-2 is a sweep" in capsys.readouterr().err
+
+
 def test_lag_ends_sooner_than_barriers() -> None:
     settings = ["optimizer.steps=5", "models.scorer.model=openai/m", "models.scorer.concurrency=200"]
     server = {"latency": LogNormal(1.0, 1.0)}

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,7 +23,8 @@ from swept import Commands, serving
 from asyncopt import Engine, Quota
 from asyncopt.cli.run import study_of
 from asyncopt.cli.sweep import planned_sweep
-from asyncopt.config import check
+from asyncopt.cli.sweep_table import table_lines
+from asyncopt.config import BudgetConfig, check
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, EndpointRefused, StudyFailed
 from asyncopt.events import Event
 from asyncopt.limits.budget import Account, Budget
@@ -253,6 +255,17 @@ def test_the_budget_is_the_whole_sweeps_in_all_sittings(asyncopt: Commands, api:
 
 
 @pytest.mark.real
+def test_a_budget_holds_in_later_sittings_until_another_one_is_given(
+    asyncopt: Commands, api: SimulatedAPI, url: str
+) -> None:
+    assert asyncopt(*on(url, "--budget", "calls=300,tokens=1000000")).code == 3
+    assert asyncopt("resume", "kept").code == 3
+    assert len(api.ledger.entries) <= 300
+    assert asyncopt("resume", "kept", "--budget", "calls=310").code == 3
+    assert read_sweep(Path("kept")).budget.build() == Budget(calls=310, tokens=1000000)
+
+
+@pytest.mark.real
 def test_a_study_with_a_budget_of_its_own_ends_alone(asyncopt: Commands, url: str) -> None:
     text = FILE.replace("[settings.first.optimizer]", "[settings.first.budget]\ncalls = 30\n[settings.first.optimizer]")
     Path("two.toml").write_text(text)
@@ -291,6 +304,73 @@ def test_a_directory_in_use_is_refused(asyncopt: Commands, url: str) -> None:
     finally:
         held.close()
     assert asyncopt(*on(url, "--tasks", "antonym", "--directory", "kept2")).code == 0
+
+
+@pytest.mark.real
+def test_a_run_does_not_go_into_a_sweeps_directory(asyncopt: Commands, url: str) -> None:
+    small = ["--seeds", "0", "--tasks", "antonym", "--steps", "1"]
+    assert asyncopt(*on(url, *small)).code == 0
+    before = sorted(path.name for path in Path("kept").iterdir())
+    done = asyncopt("run", "antonym", "--scorer", "mock", "--base-url", url, "--directory", "kept")
+    assert (done.code, "holds a sweep" in done.err) == (2, True)
+    assert sorted(path.name for path in Path("kept").iterdir()) == before
+    assert asyncopt("resume", "kept").code == 0
+
+
+@pytest.mark.real
+def test_a_quota_in_the_file_goes_with_a_model_on_the_command_line(asyncopt: Commands, url: str) -> None:
+    Path("two.toml").write_text(FILE.replace("[base.task]", "[base.models.scorer]\nconcurrency = 4\n[base.task]"))
+    assert asyncopt(*on(url, "--seeds", "0", "--tasks", "antonym", "--steps", "1")).code == 0
+
+
+@pytest.mark.real
+def test_a_dry_run_is_the_most_that_all_studies_can_take(asyncopt: Commands, api: SimulatedAPI, url: str) -> None:
+    prices = ["--set", "models.scorer.usd_per_million_output_tokens=2", "--set", "models.proposer.model=mock"]
+    (told,) = asyncopt(*on(url, *prices, "--dry-run", "--json")).lines
+    assert (told["studies"], Path("kept").exists(), api.ledger.entries) == (8, False, [])
+    (one,) = asyncopt(*on(url, *prices, "--dry-run", "--json", "--tasks", "antonym", "--seeds", "0")).lines
+    assert one["studies"] == 2
+    assert told["total"]["calls"] == 4 * one["total"]["calls"] == sum(part["calls"] for part in told["parts"])
+    assert told["total"]["usd"] is None  # the proposer has no price
+    shown = asyncopt("run", "two.toml", "--scorer", "mock", "--base-url", url, "--dry-run")
+    assert shown.out.startswith("8 studies")
+    assert f"{told['total']['calls']:,}" in shown.out
+    done = asyncopt(*on(url, "--json", "--no-cache")).events("done")[0]
+    assert 0.5 * told["total"]["calls"] < done["calls"] <= told["total"]["calls"]
+
+
+@pytest.mark.real
+def test_settings_between_which_the_command_line_leaves_no_difference_are_told(asyncopt: Commands, url: str) -> None:
+    small = ["--seeds", "0", "--tasks", "antonym", "--steps", "1"]
+    assert "one and the same" not in asyncopt(*on(url, *small)).err
+    same = asyncopt(*on(url, *small, "--set", 'optimizer.history_order="random"', "--directory", "b"))
+    assert same.code == 0
+    assert "settings last, first are one and the same" in same.err
+
+
+@pytest.mark.real
+def test_random_search_stands_beside_whatever_has_ended(asyncopt: Commands, url: str) -> None:
+    """Also while the sweep goes on, and where a single run is shown."""
+    models = ["--proposer", "mock", "--base-url", url, "--steps", "2"]
+    table = ["opro-table-2", *models, "--seeds", "0", "--directory", "kept", "--json"]
+    studies = {study["directory"]: study for study in asyncopt("sweep", *table).events("study")}
+    Path("kept/sweep-result.json").unlink()
+    for study in asyncopt("show", "kept", "--json").lines[0]["studies"]:
+        assert study["random"] == studies[study["directory"]]["random"]
+    assert "random   best" in asyncopt("show", "kept/linear-regression-w3-b5-s0").out
+    shown = asyncopt("show", "kept/linear-regression-w3-b5-s0", "--json").lines[0]
+    assert shown["random"] == studies["linear-regression-w3-b5-s0"]["random"]
+
+
+def test_a_setting_with_random_proposals_stands_beside_one_with_a_model(asyncopt: Commands) -> None:
+    Path("lr.toml").write_text(
+        'tasks = ["linear-regression"]\nseeds = [0, 1]\n'
+        '[settings.model.models]\nproposer.model = "m"\n[settings.random.models]\nproposer.model = "random"\n'
+    )
+    sweep = planned_sweep("lr.toml", {}, base_url="http://127.0.0.1:9/v1")
+    optimizers = [(one.setting, one.config.optimizer.name, one.config.models.proposer) for one in sweep.planned]
+    assert [name for _, name, _ in optimizers] == ["opro", "opro", "random", "random"]
+    assert [model is None for _, _, model in optimizers] == [False, False, True, True]
 
 
 @pytest.mark.real
@@ -344,6 +424,10 @@ WRONG = [
     ('tasks = ["antonym"]\nsetings = 3', [], "did you mean settings"),
     ('tasks = ["antonym"]\n[optimizer]\nsteps = 3', [], "base.optimizer"),
     ('tasks = ["antonym"]\n[base.optimizer]\nstepz = 3', [], "did you mean steps"),
+    ('tasks = ["antonym"]\n[base.optimizer]\nstepz = 3', [], "wrong.toml, antonym with default"),
+    ('tasks = ["antonym"]\n[base]\ntask = 3\noptimizer = 4', [], "optimizer"),
+    ('tasks = ["antonym"]\n[base.task]\ndata = 4', [], "data"),
+    ('tasks = ["antonym"]\n[base.models]\nproposer = "m"', [], "models.proposer"),
     ('tasks = ["antonym"]\n[settings.a.optimizer]\nhistory_ordr = "random"', [], "did you mean history_order"),
     ('tasks = ["antonym"]\n[base]\nseed = 3', [], "list it in seeds"),
     ('tasks = ["antonym"]\n[settings.a.task]\nname = "capital"', [], "list it in tasks"),
@@ -402,6 +486,11 @@ def test_paths_in_a_file_mean_places_beside_it_and_the_command_line_is_on_top(as
     assert Path(planned.config.task.name) == (folder / "mine.jsonl").absolute()
     assert planned.config.task.data == (folder / "d").absolute()
     assert (planned.config.task.limit, planned.config.optimizer.steps) == (4, 2)
+
+
+def test_a_task_on_the_command_line_means_a_place_beside_the_user(asyncopt: Commands) -> None:
+    sweep = planned_sweep("opro-figure-7-order", {"models.scorer.model": "local"}, tasks="mine.jsonl", seeds="0")
+    assert {Path(one.config.task.name) for one in sweep.planned} == {Path("mine.jsonl").absolute()}
 
 
 # -- how studies run side by side --------------------------------------------------------------------------------------
@@ -610,6 +699,25 @@ def test_the_figures_of_tours_beside_random_ones() -> None:
     assert len(results_csv(rows).splitlines()) == 4
 
 
+def test_the_best_seed_by_validation_of_so_many() -> None:
+    def validated(validation: int, held_out: float) -> Result:
+        best = Scored("c", 0, "s", Measured.of(1, 2), Measured.of(round(100 * held_out), 100))
+        return result(held_out, best=replace(best, validation=Measured.of(validation, 10)))
+
+    scores = [(5, 0.6), (7, 0.8), (6, 0.7)]
+    rows = [Ended(planned(seed=n), validated(*pair)) for n, pair in enumerate(scores)]
+    (group,) = groups_of(rows)
+    # One of three: 60, 80, 70. The better of two: 80, 70, 80.
+    assert group.top_k == [
+        (pytest.approx(0.7), pytest.approx((0.02 / 3) ** 0.5)),
+        (pytest.approx(2.3 / 3), pytest.approx((0.02 / 9) ** 0.5)),
+        (pytest.approx(0.8), pytest.approx(0.0, abs=1e-7)),
+    ]
+    assert any(line.split()[-3:] == ["80.0", "±", "0.0"] for line in table_lines(rows))
+    (alone,) = groups_of(rows[:1])
+    assert alone.top_k == []
+
+
 def test_a_total_is_the_mean_over_tasks_that_all_have_the_figure() -> None:
     rows = [
         Ended(planned(task="antonym", seed=0), result(0.6)),
@@ -642,7 +750,8 @@ def test_a_folders_name_is_only_a_name(settings: list[str], seed: int) -> None:
 
 
 def test_a_manifest_gives_the_same_sweep_back(tmp_path: Path) -> None:
-    sweep = Sweep("name", (planned("a", 0, optimizer={"steps": 3}), planned("b", 0, budget={"calls": 3})), 4)
+    studies = (planned("a", 0, optimizer={"steps": 3}), planned("b", 0, budget={"calls": 3}))
+    sweep = Sweep("name", studies, 4, BudgetConfig(usd=1.5))
     SweepDirectory(tmp_path / "kept", sweep).close()
     assert read_sweep(tmp_path / "kept") == sweep
 

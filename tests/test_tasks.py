@@ -261,12 +261,32 @@ def test_options_change_a_task(written: Written) -> None:
     [
         ({"position": "Q_end"}, "hot\nDo."),
         ({"position": "before_Q", "frame": True}, "Do.\nQ: hot\n\nA:"),
+        ({"position": "Q_begin"}, "Do.\nhot"),
         ({"frame": True}, "Q: Do.\nhot\n\nA:"),
+        ({"position": "Q_end", "frame": True}, "Q: hot\nDo.\n\nA:"),
         ({"position": "A_begin", "frame": True}, "Q: hot\n\nA: Do."),
     ],
 )
 def test_positions_of_the_instruction(options: Mapping[str, object], prompt: str) -> None:
     assert loaded("antonym", options=options).render("Do.", "hot") == prompt
+
+
+@pytest.mark.parametrize(
+    ("position", "plain", "framed"),
+    [
+        ("before_Q", None, "Q: hot\n\nA:"),
+        ("Q_begin", "hot", "Q: hot\n\nA:"),
+        ("Q_end", "hot", "Q: hot\n\nA:"),
+        ("A_begin", None, "Q: hot\n\nA:"),
+    ],
+)
+def test_an_empty_instruction_drops_its_line_at_every_position(position: str, plain: str | None, framed: str) -> None:
+    assert loaded("antonym", options={"position": position, "frame": True}).render("", "hot") == framed
+    if plain is not None:
+        assert loaded("antonym", options={"position": position}).render("", "hot") == plain
+        return
+    with pytest.raises(ConfigError, match="needs the Q/A frame"):
+        loaded("antonym", options={"position": position})
 
 
 @pytest.mark.parametrize(

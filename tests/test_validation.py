@@ -230,6 +230,85 @@ def test_a_search_with_lag_and_validation_is_replayed(tmp_path: Path) -> None:
     assert again.best == first.best
 
 
+def test_a_resumed_search_with_lag_is_replayed_though_it_validated_later(tmp_path: Path) -> None:
+    optimizer = replace(OPTIMIZER, validate_every=1, lag=4)
+    for number in range(12):
+        first, cache = tmp_path / f"first{number}", MemoryCache()
+        run(Model(number), optimizer, directory=first, cache=cache, until=2.0 + number)
+        result(Model(number + 50), optimizer, directory=first, cache=cache)
+        second = tmp_path / f"second{number}"
+        result(Model(number + 99), optimizer, directory=second, replay=first)
+        assert records(first) == records(second)
+
+
+class Refusing(Overfitted):
+    """One validation example is refused whatever the instruction is, as a content filter does."""
+
+    def _answer(self, request: Generate, number: int) -> Answer:
+        if request.prompt[0].content.endswith("\nq12"):
+            return Fault(FaultKind.REFUSED, "filtered")
+        return super()._answer(request, number)
+
+
+def test_an_example_that_is_always_refused_leaves_the_validation_its_say() -> None:
+    checked = result(Refusing())
+    assert checked.best is not None
+    assert checked.best.candidate == "Start."
+    assert checked.best.validation is not None
+    assert (checked.best.validation.correct, checked.best.validation.n) == (5, 11)
+
+
+def test_an_example_that_is_always_refused_does_not_end_the_search(tmp_path: Path) -> None:
+    class Growing(Refusing):
+        def right(self, instruction: str, question: str, prompt: str) -> bool:
+            return int(question[1:]) % 12 < 2 + len(self.prompts) // 150  # later candidates are better
+
+    optimizer = replace(OPTIMIZER, steps=9, validate_every=1, patience=3)
+    assert result(Growing(), optimizer).steps == 9
+
+
+def test_a_trace_goes_on_after_a_line_that_was_torn(tmp_path: Path) -> None:
+    run(Model(), directory=tmp_path / "run", trace=True, until=3.0)
+    trace = tmp_path / "run" / "trace.jsonl"
+    kept = trace.read_bytes()
+    trace.write_bytes(kept + b'{"kind":"eval')
+    result(Model(), directory=tmp_path / "run", trace=True)
+    content = trace.read_bytes()
+    assert content.startswith(kept + b'{"kind":"eval\n')
+    kinds = [orjson.loads(line)["kind"] for line in content[len(kept) :].splitlines()[1:]]
+    assert set(kinds) == {"proposal", "evaluation", "validation", "test"}
+
+
+def test_calls_that_an_ended_search_left_in_flight_are_not_the_tests() -> None:
+    class Priced(Overfitted):
+        def _answer(self, request: Generate, number: int) -> Answer:
+            answer = super()._answer(request, number)
+            _, asked, question = request.prompt[0].content.rpartition("\nq")
+            tested = bool(asked) and question.isdigit() and int(question) >= 24
+            return replace(answer, usage=Usage(1 if tested else 1000, 0)) if isinstance(answer, Completion) else answer
+
+    stopped = result(Priced(), replace(OPTIMIZER, steps=50, validate_every=2, patience=2), concurrency=20)
+    assert stopped.test is not None and stopped.search is not None  # noqa: PT018
+    assert stopped.test.input_tokens == stopped.test.calls == len(TASK.test) * len({stopped.best, stopped.initial})
+    assert stopped.search.input_tokens + stopped.test.input_tokens == stopped.input_tokens
+    assert stopped.search.cache_hits + stopped.test.cache_hits == stopped.cache_hits
+
+
+@pytest.mark.parametrize("sittings", [1, 2])
+def test_the_search_took_the_same_however_often_the_test_was_interrupted(tmp_path: Path, sittings: int) -> None:
+    whole = result(Model(), directory=tmp_path / "whole")
+    last = max(record.data["seconds"] for record in read_journal(tmp_path / "whole") if record.kind == "validated")
+    for number in range(sittings):
+        done = run(Model(number), directory=tmp_path / "again", until=last + 0.6 if number == 0 else 0.4)[1]
+        assert done is None
+    resumed = result(Model(), directory=tmp_path / "again")
+    assert resumed.search == whole.search
+    assert whole.test is not None and resumed.test is not None  # noqa: PT018
+    assert resumed.test.calls > whole.test.calls
+    assert resumed.search is not None
+    assert resumed.search.calls + resumed.test.calls == resumed.calls
+
+
 @pytest.mark.parametrize(
     ("options", "task", "message"),
     [

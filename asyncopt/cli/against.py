@@ -14,6 +14,7 @@ from asyncopt.errors import ConfigError, JournalDamaged
 from asyncopt.published import PAPERS, Row, rows
 from asyncopt.result import Result, result_of
 from asyncopt.sweep import MANIFEST as SWEEP
+from asyncopt.sweep import read_random
 from asyncopt.tasks.linear_regression import LinearRegression
 from asyncopt.tasks.task import Position, position_template
 
@@ -22,13 +23,17 @@ _PAIRS = {"w_true": LinearRegression.w_true, "b_true": LinearRegression.b_true}
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that has ended, and what the rows of a paper are chosen by. Runs of one ``group`` differ in their seeds."""
+    """A run that has ended, and what the rows of a paper are chosen by. Runs of one ``group`` differ in their seeds.
+
+    ``random`` is random search with as many proposals, beside a problem that no model scores.
+    """
 
     group: str
     result: Result
     models: Mapping[str, str]
     position: str | None = None
     options: Mapping[str, Any] | None = None
+    random: Result | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Comparison:
 
 
 def runs_in(directory: Path) -> tuple[list[Run], int]:
-    """The runs in the directory of a run or of a sweep, and how many of a sweep's have not ended.
+    """The runs in the directory of a run or of a sweep, and how many of a sweep's have not ended, or not begun.
 
     Raises :class:`ConfigError` if none has ended.
     """
@@ -61,7 +66,8 @@ def runs_in(directory: Path) -> tuple[list[Run], int]:
     runs = [run for run in found if run is not None]
     if not runs:
         raise ConfigError(f"nothing in {directory} has ended; `asyncopt resume {directory}` goes on with it")
-    return runs, len(found) - len(runs)
+    planned = len(read_json(directory / SWEEP).get("studies", found)) if sweep else 1
+    return runs, planned - len(runs)
 
 
 def _run(directory: Path, group: str) -> Run | None:
@@ -73,7 +79,8 @@ def _run(directory: Path, group: str) -> Run | None:
         task = manifest["subject"]["task"]
         models = {role: str(model["name"]) for role, model in manifest["subject"]["models"].items()}
         options = {**manifest.get("config", {}).get("task", {}), **task.get("options", {})}
-        return Run(group, result_of(ended[-1]), models, _position(task.get("template")), options)
+        result, random = result_of(ended[-1]), read_random(directory)
+        return Run(group, result, models, _position(task.get("template")), options, random)
     except (KeyError, TypeError, AttributeError):
         raise JournalDamaged(f"{directory / MANIFEST} is damaged; restore it from a copy") from None
 
@@ -144,9 +151,14 @@ def plain(comparisons: Sequence[Comparison], paper: str) -> dict[str, Any]:
         {
             "group": one.group,
             "task": one.task,
-            "runs": [{"position": run.position, "result": run.result.to_json()} for run in one.runs],
+            "runs": [_plain_run(run) for run in one.runs],
             "published": [published(row) for row in one.rows],
         }
         for one in comparisons
     ]
     return {"paper": paper, "title": PAPERS[paper], "comparisons": parts}
+
+
+def _plain_run(run: Run) -> dict[str, Any]:
+    random = {} if run.random is None else {"random": run.random.to_json()}
+    return {"position": run.position, "result": run.result.to_json(), **random}

@@ -33,7 +33,7 @@ def against_lines(comparisons: Sequence[Comparison], paper: str) -> list[str]:
     lines = [f"beside {PAPERS[paper]}"]
     for one in comparisons:
         if _unscored(one):
-            lines += ["", *_objective_lines(one)]
+            lines += ["", *_objective_lines(one, named=len(comparisons) > 1)]
     if len(graded) == 1:
         lines += ["", graded[0].task, *_instruction_lines(graded[0])]
     elif graded:
@@ -167,8 +167,11 @@ def _nearest(comparison: Comparison) -> tuple[str, float | None, float | None]:
 # -- pairs and tours ---------------------------------------------------------------------------------------------------
 
 
-def _objective_lines(comparison: Comparison) -> list[str]:
-    """A line for the runs, and one for each of the paper's models and heuristics."""
+def _objective_lines(comparison: Comparison, *, named: bool) -> list[str]:
+    """A line for the runs, one for random proposals, and one for each of the paper's models and heuristics.
+
+    ``named`` has the runs go by their group, since several groups may be on one problem.
+    """
     metrics: tuple[Metric, ...] = ("gap", "steps") if comparison.task == "tsp" else ("steps", "unique_pairs")
     published: dict[str, dict[str, Row]] = {}
     for row in comparison.rows:
@@ -176,8 +179,12 @@ def _objective_lines(comparison: Comparison) -> list[str]:
     names = {"gap": "gap %", "steps": "steps to the optimum", "unique_pairs": "unique pairs"}
     table = [[problem(comparison.runs[0]), *(names[metric] for metric in metrics)]]
     results = [run.result for run in comparison.runs]
-    title = "this run" if len(results) == 1 else f"{len(results)} runs"
+    count = f"{len(results)} runs" if len(results) > 1 else "1 run" if named else "this run"
+    title = f"{codec.printable(comparison.group, 60)}, {count}" if named else count
     table.append([title, *(_cell(_measured(results, metric)) for metric in metrics)])
+    random = [run.random for run in comparison.runs if run.random is not None]
+    if random:
+        table.append(["as many random proposals", *(_cell(_measured(random, metric)) for metric in metrics)])
     for heuristic in results[0].baselines or {}:
         gaps = [_heuristic_gap(result, heuristic) for result in results]
         table.append([f"{_spaced(heuristic)}, same instances", _cell(_row(comparison.task, "gap", gaps)), ""])

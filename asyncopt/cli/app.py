@@ -43,7 +43,9 @@ def run(
     settings: SetOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask the model again, whatever was answered.")] = False,
     mode: Annotated[str | None, typer.Option(help="parallel, or faithful to the reference in every draw.")] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Keep every prompt and answer in trace.jsonl.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Keep every meta-prompt and every answer in trace.jsonl.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it may take.")] = False,
     json: Json = False,
 ) -> None:
@@ -72,7 +74,7 @@ def run(
     if dry_run:
         from asyncopt.cli.dry_run import dry_run as tell
 
-        tell(config, json=json)
+        tell([config], json=json)
     else:
         from asyncopt.cli.run import run_study
 
@@ -114,6 +116,7 @@ def sweep(
     settings: SetOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask the model again, whatever was answered.")] = False,
     mode: Annotated[str | None, typer.Option(help="parallel, or faithful to the paper's code in every draw.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what all studies may take.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="List the ready sweeps: the paper's experiments.")] = False,
     json: Json = False,
 ) -> None:
@@ -133,7 +136,7 @@ def sweep(
         "mode": mode,
     }
     options = {"base_url": base_url, "settings": settings or [], "tasks": tasks, "seeds": seeds, "studies": studies}
-    begin(name, flags, options, directory, budget, json=json)
+    begin(name, flags, options, directory, budget, dry_run=dry_run, json=json)
 
 
 @app.command()
@@ -255,7 +258,7 @@ def local_serve(
 
 @app.command()
 def simulate(
-    study: Annotated[str | None, typer.Option(help="Simulate this study instead; named as for run.")] = None,
+    study: Annotated[str | None, typer.Option(help="Simulate this study instead: a task or a CONFIG.toml.")] = None,
     settings: SetOption = None,
     repeat: Annotated[int | None, typer.Option(min=1, help="Simulate the study with so many seeds.")] = None,
     json: Json = False,

@@ -1,28 +1,32 @@
-"""``asyncopt run --dry-run``: how many calls, tokens and dollars a run may take, before any of them.
+"""``--dry-run``: how many calls, tokens and dollars a run or a sweep may take, before any of them.
 
 Counted from the configuration alone. Calls and output tokens are the most there can be: every sample is a new
 candidate, every answer as long as it may be, nothing is cached. Input tokens are bytes of the real prompts by the usual
-ratio; a meta-prompt is counted with a history that is full of starting instructions.
+ratio, with instructions of the length that the paper's have, and meta-prompts with a full history.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from random import Random
 
 from asyncopt import codec
 from asyncopt.cli.models import roles
 from asyncopt.config import Config, ModelConfig
-from asyncopt.evaluate import scoring_request
+from asyncopt.evaluate import FINAL_ANSWER_TOKENS, final_answer_request, scoring_request
 from asyncopt.limits.estimate import TokenEstimate
 from asyncopt.local import is_local
+from asyncopt.optimizers import OPRO
+from asyncopt.optimizers.base import AnyTask, Optimizer, Seen
+from asyncopt.optimizers.history import Entry, History
+from asyncopt.optimizers.opro.optimizer import domain_of
 from asyncopt.optimizers.overlap import START, Overlap, is_validated
 from asyncopt.tasks.task import Example, Task
-from asyncopt.values import Price, Usage
+from asyncopt.values import Generate, Price, Usage
 
-_HISTORY_LINE = 40  # tokens of one scored instruction in a meta-prompt: those found by the paper have 10 to 60
-_REQUEST = 200  # tokens of a meta-prompt's own words
+_INSTRUCTION = "x" * 160  # 40 tokens: those found by the paper have 10 to 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,65 +40,87 @@ class Part:
     usd: float | None
 
 
-def dry_run(config: Config, *, json: bool) -> None:
-    """Print what the run of this configuration may take, and send nothing."""
-    parts = planned(config)
-    priced = all(part.usd is not None for part in parts)
-    total = Part(
-        "total",
-        sum(part.calls for part in parts),
-        sum(part.input_tokens for part in parts),
-        sum(part.output_tokens for part in parts),
-        sum(part.usd or 0.0 for part in parts) if priced else None,
-    )
+def dry_run(configs: Sequence[Config], *, json: bool) -> None:
+    """Print what the runs of these configurations may take together, and send nothing."""
+    every = [part for config in configs for part in planned(config)]
+    names = dict.fromkeys(part.part for part in every)
+    parts = [_sum(name, [part for part in every if part.part == name]) for name in names]
+    total = _sum("total", every)
     if json:
-        value = {"event": "dry-run", "parts": [asdict(part) for part in parts], "total": asdict(total)}
-        sys.stdout.write(codec.dumps(value).decode() + "\n")
+        value = {"parts": [asdict(part) for part in parts], "total": asdict(total)}
+        sys.stdout.write(codec.dumps({"event": "dry-run", "studies": len(configs), **value}).decode() + "\n")
         return
-    print(f"{'':12} {'calls':>10} {'input tokens':>14} {'output tokens':>14}  at most; nothing was sent")
+    head = f"{len(configs)} studies" if len(configs) > 1 else ""
+    print(f"{head:12} {'calls':>10} {'input tokens':>14} {'output tokens':>14}  at most; nothing was sent")
     for part in [*parts, total]:
         usd = "" if part.usd is None else f"  ${part.usd:.2f}"
         print(f"{part.part:12} {part.calls:10,} {part.input_tokens:14,} {part.output_tokens:14,}{usd}")
+
+
+def _sum(name: str, parts: Sequence[Part]) -> Part:
+    calls, sent = sum(part.calls for part in parts), sum(part.input_tokens for part in parts)
+    priced = all(part.usd is not None for part in parts)
+    usd = sum(part.usd or 0.0 for part in parts) if priced else None
+    return Part(name, calls, sent, sum(part.output_tokens for part in parts), usd)
 
 
 def planned(config: Config) -> list[Part]:
     """The parts of the run: proposals, training, validation and test."""
     task = config.load_task()
     optimizer = config.build_optimizer(task)
-    models = roles(config)
-    settings = config.optimizer
-    samples = settings.samples_per_step if optimizer.steps else 0
-    asked = 0 if settings.name == "random" else optimizer.steps * samples * settings.attempts
+    proposals = _proposals(optimizer, task, roles(config).get("proposer"))
     if not isinstance(task, Task):
-        tokens = _REQUEST + _HISTORY_LINE * (settings.history_size or 20)
-        return [_part("proposals", asked, tokens, settings.max_tokens, models.get("proposer"))]
-    scorer = models.get("scorer")
+        return [proposals]
+    scorer = roles(config).get("scorer")
+    samples = config.optimizer.samples_per_step
     every = optimizer.validate_every if isinstance(optimizer, Overlap) else None
     due = [step for step in range(START, optimizer.steps) if is_validated(step, optimizer.steps, every)]
     validated = sum(len(task.initial) if step == START else samples + 1 for step in due)
-    candidates = len(task.initial) + optimizer.steps * samples
-    history = _HISTORY_LINE * (settings.history_size or 20)
-    exemplars = settings.exemplars * round(_mean_input(task, task.train))
     return [
-        _part("proposals", asked, _REQUEST + history + exemplars, settings.max_tokens, models.get("proposer")),
-        _scoring("training", candidates, task, task.train, scorer),
+        proposals,
+        _scoring("training", len(task.initial) + optimizer.steps * samples, task, task.train, scorer),
         _scoring("validation", validated, task, task.validation, scorer),
         _scoring("test", 2 if optimizer.steps else 1, task, task.test, scorer),
     ]
 
 
+def _proposals(optimizer: Optimizer, task: AnyTask, model: ModelConfig | None) -> Part:
+    if not isinstance(optimizer, OPRO):
+        return _part("proposals", 0, 0, 0, model)
+    calls = optimizer.steps * optimizer.samples_per_step * optimizer.attempts
+    sent = calls * _tokens(_meta_prompt(optimizer, task)) if calls else 0
+    return _part("proposals", calls, round(sent), calls * optimizer.max_tokens, model)
+
+
+def _meta_prompt(optimizer: OPRO, task: AnyTask) -> Generate:
+    """The meta-prompt with a full history, or where all of it is shown, with half of what there will be."""
+    half = optimizer.steps * optimizer.samples_per_step // 2
+    shown = half if optimizer.meta_prompt == "pre-trained" else optimizer.history_size
+    rng = Random(0)
+    texts = [_INSTRUCTION if isinstance(task, Task) else task.random(rng) for _ in range(shown)]
+    losses = [1.0 if isinstance(task, Task) else task.loss_of(text) for text in texts]
+    entries = [Entry(text, loss, START, 0, 1) for text, loss in zip(texts, losses, strict=True)]
+    seen = Seen(0, History(maximize=isinstance(task, Task), entries=entries))
+    # Other criteria show nothing until something has gone wrong.
+    domain = domain_of(task, optimizer.styles, replace(optimizer, exemplar_choice="random"), 0)
+    return Generate.of(domain.ask("meta-prompt", entries, seen, rng).prompt)
+
+
 def _scoring(part: str, candidates: int, task: Task, examples: Sequence[Example], model: ModelConfig | None) -> Part:
-    calls = candidates * len(examples) * (2 if task.final_answer_cue else 1)
-    return _part(part, calls, round(_mean_input(task, examples)), task.max_tokens, model)
+    calls, sent = candidates * len(examples), sum(_tokens(scoring_request(task, _INSTRUCTION, one)) for one in examples)
+    received = task.max_tokens
+    if task.final_answer_cue:  # the second call sends the first answer back
+        again = sum(_tokens(final_answer_request(task, _INSTRUCTION, one, "")) for one in examples)
+        sent += again + len(examples) * task.max_tokens
+        calls, received = 2 * calls, received + FINAL_ANSWER_TOKENS
+    return _part(part, calls, round(candidates * sent), candidates * len(examples) * received, model)
 
 
-def _mean_input(task: Task, examples: Iterable[Example]) -> float:
-    estimate = TokenEstimate()
-    sizes = [estimate.of(scoring_request(task, task.initial[0], example))[0] for example in examples]
-    return sum(sizes) / len(sizes) if sizes else 0.0
+def _tokens(request: Generate) -> float:
+    return TokenEstimate().of(request)[0]
 
 
 def _part(part: str, calls: int, sent: int, received: int, model: ModelConfig | None) -> Part:
     price = None if model is None else Price() if is_local(model.model) else model.price
-    usd = None if price is None else price.of(Usage(calls * sent, calls * received))
-    return Part(part, calls, calls * sent, calls * received, 0.0 if not calls else usd)
+    usd = None if price is None else price.of(Usage(sent, received))
+    return Part(part, calls, sent, received, 0.0 if not calls else usd)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt.config import Config, check, merged, parse_budget, parse_setting, read_toml
-from asyncopt.directory import MANIFEST, read_json
+from asyncopt.directory import MANIFEST, read_json, task_stated
 from asyncopt.errors import ConfigError
 from asyncopt.local import is_local
 from asyncopt.tasks import OBJECTIVES
@@ -28,9 +28,17 @@ LOCAL_OBJECTIVE_DEFAULTS: dict[str, Any] = {"optimizer": {"steps": 30, "max_toke
 
 
 def settle(
-    task: str, flags: Mapping[str, Any], base_url: str | None, budget: str | None, settings: list[str]
+    task: str,
+    flags: Mapping[str, Any],
+    base_url: str | None,
+    budget: str | None,
+    settings: list[str],
+    source: str = "the command line",
 ) -> Config:
-    """The configuration of ``asyncopt run``; raises :class:`ConfigError` for everything that cannot be meant."""
+    """The configuration of ``asyncopt run``; raises :class:`ConfigError` for everything that cannot be meant.
+
+    ``source`` is what a mistake is blamed on, unless ``task`` is a file.
+    """
     layers: list[Mapping[str, Any]] = []
     if task.endswith(".toml"):
         path = Path(task)
@@ -42,15 +50,19 @@ def settle(
         layers.append({"budget": parse_budget(budget)})
     layers += [parse_setting(setting) for setting in settings]
     tables = _absolute(_with_models(merged(layers), base_url))
-    return check(tables, task if task.endswith(".toml") else "the command line")
+    return check(tables, task if task.endswith(".toml") else source)
 
 
 def settle_resumed(directory: Path, budget: str | None) -> Config:
     """The configuration that a run was started with, under another budget if one is given."""
-    saved = read_json(directory / MANIFEST).get("config")
+    manifest = read_json(directory / MANIFEST)
+    saved = manifest.get("config")
     if not isinstance(saved, dict) or not saved:
         raise ConfigError(f"{directory} was not started from the command line; resume it with the same Study")
     layers = [saved] if budget is None else [saved, {"budget": parse_budget(budget)}]
+    if _text(saved, "task", "name") == "linear-regression" and "options" not in task_stated(manifest.get("subject")):
+        # An older version, to which the seed was not the repetition: that was 0 where it was not stated.
+        layers.insert(0, {"task": {"repetition": 0}})
     return check(merged(layers), str(directory / MANIFEST))
 
 
@@ -88,15 +100,15 @@ def _with_models(tables: dict[str, Any], base_url: str | None) -> dict[str, Any]
     """The tables with both models named as far as the task needs them, and below everything what they bring."""
     objective = _text(tables, "task", "name") in OBJECTIVES
     if _text(tables, "models", "proposer", "model") == "random":
-        tables = merged([tables, {"optimizer": {"name": "random"}}])
-        del tables["models"]["proposer"]
+        others = {role: table for role, table in tables["models"].items() if role != "proposer"}
+        tables = merged([tables, {"optimizer": {"name": "random"}}]) | {"models": others}
     wanted = [] if objective else ["scorer"]
     if _text(tables, "optimizer", "name") != "random":
         wanted.append("proposer")
     models = _models(tables.get("models"), wanted, base_url)
     brought: dict[str, Any] = {}
-    proposer = models.get("proposer", {}).get("model")
-    if isinstance(proposer, str) and is_local(proposer):
+    proposer = _text(models, "proposer", "model")
+    if proposer is not None and is_local(proposer):
         brought = LOCAL_OBJECTIVE_DEFAULTS if objective else LOCAL_DEFAULTS
         if _text(tables, "mode") == "faithful":  # to the paper, whatever this model is good at
             brought = {}

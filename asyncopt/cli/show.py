@@ -13,6 +13,7 @@ from asyncopt.directory import MANIFEST, read_journal, read_json
 from asyncopt.errors import JournalDamaged
 from asyncopt.journal import Record
 from asyncopt.result import result_of
+from asyncopt.sweep import read_random
 from asyncopt.tasks import catalogue
 
 
@@ -22,6 +23,8 @@ def show_run(directory: Path, *, json: bool) -> None:
     records = read_journal(directory)
     if json:
         value = {"manifest": manifest, "records": [{"kind": record.kind, **record.data} for record in records]}
+        if (random := read_random(directory)) is not None:
+            value["random"] = random.to_json()
         sys.stdout.write(codec.dumps(value).decode() + "\n")
         return
     print(_title(manifest, directory))
@@ -37,7 +40,7 @@ def show_against(directory: Path, paper: str, *, json: bool) -> None:
     runs, missing = runs_in(directory)
     comparisons = compare(runs, paper)
     if json:
-        sys.stdout.write(codec.dumps(plain(comparisons, paper)).decode() + "\n")
+        sys.stdout.write(codec.dumps({**plain(comparisons, paper), "left_out": missing}).decode() + "\n")
         return
     for line in against_lines(comparisons, paper):
         print(line)
@@ -63,7 +66,7 @@ def _show_record(record: Record, directory: Path) -> None:
             _show_validated(row)
     elif record.kind == "finished":
         result = result_of(record.data)
-        for line in summary_lines(result, None, directory, None):
+        for line in summary_lines(result, read_random(directory), directory, None):
             print(line)
 
 

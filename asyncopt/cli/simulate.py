@@ -11,6 +11,7 @@ from typing import Any
 from asyncopt import codec
 from asyncopt.cli.settings import settle
 from asyncopt.cli.summary import attribution_lines
+from asyncopt.cli.sweep import sweep_path
 from asyncopt.config import Config
 from asyncopt.errors import ConfigError
 from asyncopt.testing.process import server_parameters
@@ -26,6 +27,8 @@ def simulate_study(options: Mapping[str, Any]) -> None:
     for name, flag in _OF_SERVERS.items():
         if options.get(name):
             raise ConfigError(f"{flag} is for a server, and --study starts none; leave {flag} out")
+    if sweep_path(options["study"]) is not None:
+        raise ConfigError(f"{options['study']} is a sweep, and --study takes one study; name a task or a CONFIG.toml")
     flags = {"seed": options["seed"], "task.data": options["data"]}
     config = settle(options["study"], flags, None, None, options["settings"] or [])
     others = (*_OF_SERVERS, *_ABOUT_THE_STUDY)

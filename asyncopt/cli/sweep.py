@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from asyncopt import codec, configs
+from asyncopt.cli.dry_run import dry_run as tell
 from asyncopt.cli.models import check_model
 from asyncopt.cli.run import new_directory, run_in_loop
 from asyncopt.cli.settings import settle
 from asyncopt.cli.sitting import Sitting, models_of
 from asyncopt.cli.sweep_table import table_lines
-from asyncopt.config import check, parse_budget
+from asyncopt.config import BudgetConfig, Config, check, parse_budget
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError
-from asyncopt.limits.budget import UNLIMITED, Account, Budget
+from asyncopt.limits.budget import UNLIMITED, Account
 from asyncopt.local import is_local
 from asyncopt.optimizers.base import AnyTask
 from asyncopt.repetitions import ended_json, summary_json
@@ -46,6 +48,7 @@ def planned_sweep(
     tasks: str | None = None,
     seeds: str | None = None,
     studies: int | None = None,
+    budget: str | None = None,
 ) -> Sweep:
     """The sweep of this name or file with the command line on top of it, every study's settings checked."""
     path = Path(name) if name.endswith(".toml") else configs.path_of(name)
@@ -57,9 +60,10 @@ def planned_sweep(
     chosen = cells(file, path, _names(tasks), _seeds(seeds))
     planned = []
     for cell in chosen:
-        config = settle(cell.task, {**cell.tables, **flags}, base_url, None, list(settings))
+        source = f"{path}, {cell.task} with {cell.setting}"
+        config = settle(cell.task, {**cell.tables, **flags}, base_url, None, list(settings), source)
         planned.append(Planned(cell.task, cell.setting, cell.seed, config))
-    return Sweep(file.name, tuple(planned), file.studies if studies is None else studies)
+    return Sweep(file.name, tuple(planned), file.studies if studies is None else studies, _budget(budget))
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -87,29 +91,45 @@ def begin(
     directory: Path | None,
     budget: str | None,
     *,
-    dry_run: bool = False,
+    dry_run: bool,
     json: bool,
 ) -> None:
     """Run the sweep of this name or file; ``options`` are those of :func:`planned_sweep`."""
+    sweep = planned_sweep(name, flags, **options, budget=budget)
+    for line in twins(sweep):
+        print(f"asyncopt: {line}", file=sys.stderr)
     if dry_run:
-        raise ConfigError(f"{name} is a sweep, of which no dry run is told; ask for one of a single study of it")
-    start_sweep(planned_sweep(name, flags, **options), directory, budget, json=json)
+        tell([one.config for one in sweep.planned], json=json)
+    else:
+        start_sweep(sweep, directory, json=json)
 
 
-def start_sweep(sweep: Sweep, directory: Path | None, budget: str | None, *, json: bool) -> None:
+def twins(sweep: Sweep) -> list[str]:
+    """A line for each group of settings between which the command line has left no difference."""
+    settings: dict[str, list[Config]] = {}
+    for one in sweep.planned:
+        settings.setdefault(one.setting, []).append(one.config)
+    names = list(settings)
+    same = [[other for other in names if settings[other] == settings[name]] for name in names]
+    groups = [group for name, group in zip(names, same, strict=True) if len(group) > 1 and group[0] == name]
+    return [f"with these options the settings {', '.join(group)} are one and the same" for group in groups]
+
+
+def start_sweep(sweep: Sweep, directory: Path | None, *, json: bool) -> None:
     """Run the sweep to its end and show the table.
 
     Exits with 1 if a study failed or examples have no score, with 3 if studies used up their budget, and with 130 or
     143 when interrupted.
     """
-    total = Account(_budget(budget, sweep))
+    total = Account(sweep.budget.build())
+    _check_prices(sweep)
     tasks = _loaded(sweep)
     for wanted in models_of(sweep):
         check_model(wanted)
     place = directory or new_directory(sweep.name)
     kept = SweepDirectory(place, sweep)
     try:
-        if total.budget is not UNLIMITED:
+        if total.budget != UNLIMITED:
             charge_earlier(total, [place / one.name for one in sweep.planned])
         ended = _run_until_stopped(Sitting(sweep, tasks, kept, total, json=json))
     finally:
@@ -118,8 +138,13 @@ def start_sweep(sweep: Sweep, directory: Path | None, budget: str | None, *, jso
 
 
 def resume_sweep(directory: Path, budget: str | None, *, json: bool) -> None:
-    """Go on with the sweep in this directory: finished studies are not run again, interrupted ones go on."""
-    start_sweep(read_sweep(directory), directory, budget, json=json)
+    """Go on with the sweep in this directory: finished studies are not run again, interrupted ones go on.
+
+    It has the budget that it was started with; what ``budget`` says takes its place.
+    """
+    sweep = read_sweep(directory)
+    given = {} if budget is None else _budget(budget).model_dump(exclude_none=True)
+    start_sweep(replace(sweep, budget=sweep.budget.model_copy(update=given)), directory, json=json)
 
 
 def show_sweep(directory: Path, *, json: bool) -> None:
@@ -147,17 +172,19 @@ def list_sweeps(*, json: bool) -> None:
 # -- checked before the first call -------------------------------------------------------------------------------------
 
 
-def _budget(text: str | None, sweep: Sweep) -> Budget:
-    """The budget of the whole sweep."""
+def _budget(text: str | None) -> BudgetConfig:
     if text is None:
-        return UNLIMITED
-    table = parse_budget(text)
-    budget = check({"task": {"name": sweep.name}, "budget": table}, "--budget").budget.build()
-    if budget.usd is not None:
-        for wanted in models_of(sweep):
-            if wanted.price is None and not is_local(wanted.model):
-                raise ConfigError(f"the budget is in dollars and {wanted.model} has no price; state its price")
-    return budget
+        return BudgetConfig()
+    return check({"task": {"name": "any"}, "budget": parse_budget(text)}, "--budget").budget
+
+
+def _check_prices(sweep: Sweep) -> None:
+    for wanted in models_of(sweep) if sweep.budget.usd is not None else ():
+        if wanted.price is None and not is_local(wanted.model):
+            raise ConfigError(
+                f"the budget is in dollars and {wanted.model} has no price; state it, such as "
+                "--set models.scorer.usd_per_million_input_tokens=0.15, the same of output, and of models.proposer"
+            )
 
 
 def _loaded(sweep: Sweep) -> dict[str, AnyTask]:

@@ -48,7 +48,9 @@ def table_lines(ended: Sequence[Ended]) -> list[str]:
                 "",
                 *_aligned([["task", "setting", "n", *(title for title, _ in columns)], *_rows(chosen, columns)]),
             ]
+    kept = [group for group in groups if group.top_k]
     totals = totals_of(groups)
+    lines += ["", *_aligned(_top_k_rows(kept))] if kept else []
     return lines + (["", *_aligned(_total_rows(totals))] if totals else [])
 
 
@@ -124,6 +126,17 @@ def _spread(spread: Spread | None, scale: float, digits: int, *, interval: bool)
     if interval and spread.low is not None and spread.high is not None:
         text += f" ({scale * spread.low:.{digits}f} to {scale * spread.high:.{digits}f})"
     return text
+
+
+def _top_k_rows(groups: Sequence[Group]) -> list[list[str]]:
+    most = max(len(group.top_k) for group in groups)
+    head = ["held out, the best seed by validation", "setting", *(f"of {k}" for k in range(1, most + 1))]
+    rows = []
+    for group in groups:
+        cells = [f"{100 * mean:.1f} ± {100 * sd:.1f}" for mean, sd in group.top_k]
+        filled = [*cells, *["-"] * (most - len(cells))]
+        rows.append([codec.printable(group.task, 60), codec.printable(group.setting, 40), *filled])
+    return [head, *rows]
 
 
 def _total_rows(totals: Sequence[Total]) -> list[list[str]]:

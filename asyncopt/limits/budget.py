@@ -30,7 +30,8 @@ UNLIMITED = Budget()
 class Account:
     """The spending of one study across all its models; calls are reserved before they start, and settled after.
 
-    A ``parent`` counts the same calls under a budget of its own: that of a sweep over all its studies.
+    A ``parent`` counts the same calls under a budget of its own: that of a sweep over all its studies, or that of a
+    study over its test.
     """
 
     __slots__ = (
@@ -84,6 +85,18 @@ class Account:
         self._reserved_usd += usd
         if self.parent is not None:
             self.parent.reserve(tokens, usd)
+
+    def count_hit(self) -> None:
+        """Count a call that the cache, or another call in flight, has answered."""
+        self.hits += 1
+        if self.parent is not None:
+            self.parent.count_hit()
+
+    def count_hedge(self) -> None:
+        """Count a call that asks for an answer a second time."""
+        self.hedges += 1
+        if self.parent is not None:
+            self.parent.count_hedge()
 
     def settle(self, tokens: float, usd: float, usage: Usage, paid: float) -> None:
         """Replace the reservation of a call that has ended by its usage and the dollars paid for it."""

@@ -77,6 +77,17 @@ class Validated:
     complete: bool
 
 
+def comparable(validations: Mapping[int, Sequence[Validated]]) -> list[Validated]:
+    """Those of all steps whose scores can be compared: the complete ones.
+
+    Where not one is complete (an example that is always refused), those that rest on the most examples stand in, as in
+    :meth:`History.ranked`.
+    """
+    scored = [one for validated in validations.values() for one in validated if one.score is not None]
+    most = max((one.examples for one in scored), default=0)
+    return [one for one in scored if one.complete] or [one for one in scored if one.examples == most]
+
+
 @dataclass
 class Search:
     """One study as its optimizer sees it: models by role, the task, the history, and a seed. No file, no clock.

@@ -15,7 +15,10 @@ Sample = tuple[int, int]  # the step, and the place in it
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a search decided, as its journal has it: a step ``proposed``, an ``entry`` that joined, a ``step`` ended."""
+    """What a search decided, as its journal has it.
+
+    A step ``proposed``, an ``entry`` that joined, a ``step`` ended, or what of it was ``validated``.
+    """
 
     kind: str
     data: Mapping[str, Any]
@@ -48,6 +51,7 @@ class Script:
         self._provisional: dict[Sample, Mapping[str, Any]] = {}
         self._candidates: set[str] = set()
         self._finished = {decision.data["step"] for decision in decisions if decision.kind == "step"}
+        self._validated = {one.data["step"]: one.data["candidates"] for one in decisions if one.kind == "validated"}
         for row in (row for decision in decisions for row in decision.rows):
             sample = (row["step"], row["index"])
             self._samples[sample] = row["candidate"]
@@ -81,6 +85,11 @@ class Script:
     def provisional(self, step: int, index: int) -> Mapping[str, Any] | None:
         """The row with which the sample's candidate was decided by a quorum, if it was."""
         return self._provisional.get((step, index))
+
+    def validated(self, step: int) -> Sequence[str] | None:
+        """The candidates that were validated for the step, if any were: a run that was resumed chose them later."""
+        rows = self._validated.get(step)
+        return None if rows is None else [row["candidate"] for row in rows]
 
     def allows(self, step: int, index: int, candidate: str | None) -> bool:
         """Whether the sample is to be scored; raises :class:`StudyFailed` if it was another candidate then."""

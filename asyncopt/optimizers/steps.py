@@ -8,11 +8,11 @@ the journal holds the decisions in their order, and a replay makes each of them 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from asyncopt.errors import AsyncoptError, StudyFailed, first_error
-from asyncopt.optimizers.base import Search, Seen, Validated, derived_seed
+from asyncopt.optimizers.base import Search, Seen, Validated, comparable, derived_seed
 from asyncopt.optimizers.history import Entry
 from asyncopt.optimizers.overlap import START, Overlap, Plan, Proposal, is_validated
 from asyncopt.optimizers.script import Decision
@@ -166,15 +166,20 @@ class _Loop:
 
         That step does not end before this is known, so that a search ends at the same place whatever the latencies are.
         """
+        recorded = None if self._script is None else self._script.validated(step)
+        self._validating = step
+        self._task(group, self._validate(self._to_validate(step) if recorded is None else recorded))
+
+    def _to_validate(self, step: int) -> list[str]:
+        """The step's candidates and the best so far, without those whose validation score is known."""
         history = self._search.history
         best = history.best()
         scored = [entry.candidate for entry in history.entries if entry.step == step and entry.score is not None]
         chosen = dict.fromkeys(scored if best is None else [*scored, best.candidate])
         known = {one.candidate for validated in self._search.validations.values() for one in validated}
-        self._validating = step
-        self._task(group, self._validate([candidate for candidate in chosen if candidate not in known]))
+        return [candidate for candidate in chosen if candidate not in known]
 
-    async def _validate(self, candidates: list[str]) -> None:
+    async def _validate(self, candidates: Sequence[str]) -> None:
         self._validated = await self._search.validate(candidates)
 
     async def _finish_validation(self) -> None:
@@ -190,9 +195,11 @@ class _Loop:
         """Whether the last ``patience`` validations brought nothing better."""
         if self._options.patience is None:
             return False
+        validations = self._search.validations
+        counted = {one.candidate for one in comparable(validations)}
         best, since = -1.0, 0
-        for step in sorted(self._search.validations):
-            scores = [one.score for one in self._search.validations[step] if one.score is not None and one.complete]
+        for step in sorted(validations):
+            scores = [one.score or 0.0 for one in validations[step] if one.candidate in counted]
             since = 0 if max(scores, default=-1.0) > best else since + 1
             best = max([best, *scores])
         return since >= self._options.patience
