@@ -12,7 +12,7 @@ import anyio
 
 from asyncopt.engine import Model
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, first_error
-from asyncopt.evaluate import Evaluation, Item, evaluate
+from asyncopt.evaluate import PROMPTED, Evaluation, Item, Program, evaluate
 from asyncopt.events import Events
 from asyncopt.limits.budget import UNLIMITED, Account, Budget
 from asyncopt.result import Measured
@@ -77,7 +77,8 @@ class Comparison:
 class Assessment:
     """Instructions evaluated on the same examples, and what that took; ``calls`` counts requests sent.
 
-    Instructions are numbered from 1 in the order they were given in, as ``evaluations`` are.
+    Instructions are numbered from 1 in the order they were given in, as ``evaluations`` are. ``program`` is how they
+    answered; as a text it says so for whoever reads the scores.
     """
 
     task: Task
@@ -89,6 +90,14 @@ class Assessment:
     tokens: int
     usd: float | None
     seconds: float
+    program: Program = PROMPTED
+
+    @property
+    def how(self) -> str:
+        """What there is beside the instruction in the task's template; empty where there is nothing."""
+        cue = self.task.final_answer_cue
+        parts = ["" if self.program is PROMPTED else str(self.program), cue and f"answers after {cue!r}"]
+        return ", ".join(part for part in parts if part)
 
     @property
     def unscored(self) -> int:
@@ -110,12 +119,13 @@ class Assessment:
         examples = _examples(self.task, self.fold)
         for number, done in enumerate(self.evaluations, 1):
             for (split, example), item in zip(examples, done.items, strict=True):
-                yield _row(self.task, number, done.instruction, split, example, item)
+                prompt = self.program.first(self.task, done.instruction, example).prompt[-1].content
+                yield _row(self.task, number, prompt, split, example, item)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the rows as a plain value, with the task's rules that the scores rest on."""
         rules = ("name", "fingerprint", "template", "answers", "final_answer_cue", "temperature", "max_tokens", "stop")
-        took = ("fold", "model", "calls", "cache_hits", "tokens", "usd", "seconds", "unscored")
+        took = ("fold", "model", "how", "calls", "cache_hits", "tokens", "usd", "seconds", "unscored")
         return {
             "task": {name: getattr(self.task, name) for name in rules},
             "instructions": [asdict(assessed) for assessed in self.scores()],
@@ -132,8 +142,9 @@ async def evaluate_instructions(
     *,
     budget: Budget = UNLIMITED,
     events: Events | None = None,
+    program: Program = PROMPTED,
 ) -> Assessment:
-    """The instructions' scores on all examples of the fold, with the answers they rest on.
+    """The instructions' scores on all examples of the fold, with the answers they rest on; ``program`` says how.
 
     All calls are submitted at once, and equal ones are made once. Raises :class:`ConfigError` where there is nothing to
     evaluate, and :class:`BudgetExhausted` when the budget does not cover all of it: what was answered is in the cache.
@@ -151,22 +162,27 @@ async def evaluate_instructions(
     loop = asyncio.get_running_loop()
     began = loop.time()
     with anyio.move_on_after(budget.seconds) as scope:
-        evaluations = await _all(charged, task, instructions, examples, events)
+        evaluations = await _all(charged, task, instructions, examples, events, program)
     if scope.cancelled_caught:
         raise BudgetExhausted(f"the budget of {budget.seconds:g} seconds is used up; raise it and evaluate again")
     _require_shares(task, evaluations)
     usd = None if model.price is None else account.usd
     took = (account.calls, account.hits, account.tokens, usd, loop.time() - began)
-    return Assessment(task, fold, model.name, evaluations, *took)
+    return Assessment(task, fold, model.name, evaluations, *took, program)
 
 
 async def _all(
-    model: Model, task: Task, instructions: Sequence[str], examples: Sequence[Example], events: Events | None
+    model: Model,
+    task: Task,
+    instructions: Sequence[str],
+    examples: Sequence[Example],
+    events: Events | None,
+    program: Program,
 ) -> tuple[Evaluation, ...]:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(evaluate(model, task, instruction, examples, events=events))
+                group.create_task(evaluate(model, task, instruction, examples, events=events, program=program))
                 for instruction in instructions
             ]
     except* AsyncoptError as failures:
@@ -214,12 +230,12 @@ def _compared(number: int, first: Evaluation, other: Evaluation) -> Comparison |
     )
 
 
-def _row(task: Task, number: int, instruction: str, split: Split, example: Example, item: Item) -> Row:
+def _row(task: Task, number: int, prompt: str, split: Split, example: Example, item: Item) -> Row:
     return Row(
         number=number,
         split=split,
         index=example.id,
-        prompt=task.render(instruction, example.input),
+        prompt=prompt,
         answer=item.answer,
         parsed=task.parse(item.answer) if item.answer else "",
         truth=example.target,

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import AsyncoptError
 from asyncopt.limits.budget import Account
-from asyncopt.values import Completion, Generate, Price, Priority, Usage
+from asyncopt.values import Completion, Price, Priority, Request, Usage
 
 
 class State(Enum):
@@ -81,7 +81,7 @@ class Call:
         self,
         key: bytes,
         model: str,
-        request: Generate,
+        request: Request,
         priority: Priority,
         expected: tuple[float, float],
         price: Price | None,

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from asyncopt.endpoints.completions import PromptLogprobs
 from asyncopt.errors import ConfigError
 from asyncopt.limits.budget import Budget
 from asyncopt.optimizers import OPRO, Optimizer, RandomSearch
@@ -101,6 +112,59 @@ class OptimizerConfig(BaseModel):
         return OPRO(steps=steps, history_size=history_size, **fields)
 
 
+_Other: TypeAlias = Literal["ape", "dln1", "dln2"]
+
+
+def _class_of(name: _Other) -> Any:
+    from asyncopt.optimizers import APE, DLN1, DLN2
+
+    return {"ape": APE, "dln1": DLN1, "dln2": DLN2}[name]
+
+
+class OtherOptimizerConfig(BaseModel):
+    """``[optimizer]`` of another optimizer than OPRO: its options are the fields of its class, with their types."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+    name: _Other
+
+    @model_validator(mode="after")
+    def _buildable(self) -> OtherOptimizerConfig:
+        self._built()
+        return self
+
+    def build(self, task: AnyTask) -> Optimizer:
+        """The optimizer with these settings; what is left out has the value of its class."""
+        return self._built()
+
+    def _built(self) -> Optimizer:
+        kind, options = _class_of(self.name), dict(self.__pydantic_extra__ or {})
+        known = [field.name for field in fields(kind) if field.name != "name"]
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, n=1, cutoff=0.0)
+                raise ValueError(f"{self.name} has no option {name}; did you mean {near[0]}? it has {', '.join(known)}")
+        try:
+            optimizer: Optimizer = TypeAdapter(kind).validate_python(options)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False)
+            raise ValueError("; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in problems)) from None
+        return optimizer
+
+
+_TAGS = ("opro", "other")  # which of the two tables of an optimizer is meant; nobody writes them
+
+
+def _kind_of(value: Any) -> str:
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return "other" if name in get_args(_Other) else "opro"
+
+
+AnyOptimizerConfig: TypeAlias = Annotated[
+    Annotated[OptimizerConfig, Tag("opro")] | Annotated[OtherOptimizerConfig, Tag("other")], Discriminator(_kind_of)
+]
+
+
 class ModelConfig(BaseModel):
     """``[models.scorer]`` and ``[models.proposer]``: a name, where it is served, what it allows and what it costs."""
 
@@ -120,6 +184,15 @@ class ModelConfig(BaseModel):
     usd_per_million_output_tokens: float | None = Field(default=None, ge=0)
     timeout: float = Field(default=600.0, gt=0)
     threads: _Count | None = Field(default=None, ge=1)
+    format: Literal["chat", "completions"] = "chat"
+    top_logprobs: _Count | None = Field(default=None, ge=0)
+    prompt_logprobs: PromptLogprobs | None = None
+
+    @model_validator(mode="after")
+    def _of_raw_text(self) -> ModelConfig:
+        if self.prompt_logprobs is not None and self.format != "completions":
+            raise ValueError('prompt_logprobs is about raw text; add format = "completions", or leave it out')
+        return self
 
     @field_validator("concurrency")
     @classmethod
@@ -172,7 +245,7 @@ class Config(BaseModel):
     model_config = _STRICT
 
     task: TaskConfig
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: AnyOptimizerConfig = OptimizerConfig()
     models: ModelsConfig = ModelsConfig()
     budget: BudgetConfig = BudgetConfig()
     seed: _Count = Field(default=0, ge=0)
@@ -183,7 +256,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _faithful_in_order(self) -> Config:
-        late = [name for name in ("lag", "quorum", "racing") if getattr(self.optimizer, name)]
+        late = [name for name in ("lag", "quorum", "racing") if getattr(self.optimizer, name, None)]
         if self.mode == "faithful" and late:
             raise ValueError(f"mode faithful is the paper's order; leave optimizer.{' and optimizer.'.join(late)} out")
         return self
@@ -194,13 +267,14 @@ class Config(BaseModel):
         if not isinstance(task, Task):
             return task
         if self.mode == "faithful" and "answers" not in self.task.options:
-            task = replace(task, answers="opro_compat")
+            of_dln = self.optimizer.name in ("dln1", "dln2")
+            task = replace(task, answers="dln_compat" if of_dln else "opro_compat")
         return task.limited(self.task.limit)
 
     def build_optimizer(self, task: AnyTask) -> Optimizer:
         """The optimizer for this task; in faithful mode with the reference's draws and filters."""
         settings = self.optimizer
-        if self.mode == "faithful":
+        if self.mode == "faithful" and isinstance(settings, OptimizerConfig):
             settings = settings.model_copy(update={"faithful": True})
         return settings.build(task)
 
@@ -281,7 +355,7 @@ def _refuse_keys(tables: Mapping[str, Any], path: str = "") -> None:
 
 
 def _complaint(problem: Mapping[str, Any]) -> str:
-    where = [str(part) for part in problem["loc"]]
+    where = [str(part) for part in problem["loc"] if part not in _TAGS]
     path = ".".join(where)
     if problem["type"] == "extra_forbidden":
         known = _fields_at(where[:-1])
@@ -298,6 +372,6 @@ def _fields_at(path: list[str]) -> list[str]:
     model: type[BaseModel] = Config
     for part in path:
         annotation = model.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
+        options = [OptimizerConfig] if part == "optimizer" else [annotation, *getattr(annotation, "__args__", ())]
         model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
     return sorted(model.model_fields)

@@ -16,7 +16,7 @@ from asyncopt.dispatch import Dispatcher
 from asyncopt.endpoints.http import HttpEndpoint
 from asyncopt.endpoints.protocol import Answer, Endpoint
 from asyncopt.endpoints.providers import provider
-from asyncopt.errors import AsyncoptError, ConfigError, error_of
+from asyncopt.errors import AsyncoptError, ConfigError, MissingCapability, error_of
 from asyncopt.events import CacheDegraded, Events, Note, Observer
 from asyncopt.identity import RequestKeys
 from asyncopt.limits.budget import Account
@@ -27,10 +27,13 @@ from asyncopt.values import (
     Completion,
     Fault,
     Generate,
+    Likelihood,
+    LogProb,
     Price,
     Priority,
     Prompt,
     Quota,
+    Request,
     Sampling,
 )
 
@@ -287,12 +290,14 @@ class Model:
             account,
         )
 
-    def submit(self, request: Generate, *, priority: Priority = Priority.SCORE) -> asyncio.Future[Completion]:
+    def submit(self, request: Request, *, priority: Priority = Priority.SCORE) -> asyncio.Future[Completion]:
         """A future of the completion; no task is made for it, and cancelling it before its call starts costs nothing.
 
         It raises :class:`~asyncopt.errors.CallFailed` when the call has failed for good, and
-        :class:`~asyncopt.errors.BudgetExhausted` when the account does not cover it.
+        :class:`~asyncopt.errors.BudgetExhausted` when the account does not cover it. A request that the endpoint
+        cannot answer is refused here and now, with :class:`~asyncopt.errors.MissingCapability`.
         """
+        self._check(request)
         engine = self._engine
         key = self._keys.of(request)
         waiter = Waiter(loop=self._loop)
@@ -321,7 +326,25 @@ class Model:
         """The model's answer to a text or to messages; raises as :meth:`submit` does."""
         return await self.submit(Generate.of(prompt, self.sampling if sampling is None else sampling))
 
-    def _call(self, key: bytes, request: Generate, priority: Priority) -> Call:
+    async def likelihood(self, prompt: Prompt, continuation: str) -> LogProb:
+        """log p(continuation | prompt) by tokens, nothing put between the two; raises as :meth:`submit` does."""
+        return LogProb.of(await self.submit(Likelihood.of(prompt, continuation)))
+
+    def _check(self, request: Request) -> None:
+        supports = self.supports
+        if isinstance(request, Likelihood):
+            if not supports.prompt_logprobs:
+                raise MissingCapability(
+                    f"{self.name} gives no log-probabilities of a given text; that takes a server which echoes its "
+                    'prompt with them (format = "completions", as of vLLM), or the embedded model (local)'
+                )
+        elif request.top_logprobs > supports.top_logprobs:
+            raise MissingCapability(
+                f"{request.top_logprobs} top log-probabilities are wanted of {self.name}, which gives "
+                f"{supports.top_logprobs or 'none'}; ask for at most that many, or use another model"
+            )
+
+    def _call(self, key: bytes, request: Request, priority: Priority) -> Call:
         return Call(
             key,
             self._served,
@@ -330,7 +353,7 @@ class Model:
             self._estimate.of(request),
             self.price,
             self._timeout,
-            self._hedge,
+            0.0 if isinstance(request, Likelihood) else self._hedge,  # it has no first piece that could be late
             self._on_done,
             self._on_abandoned,
         )

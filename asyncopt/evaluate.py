@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from asyncopt.engine import Model
 from asyncopt.errors import CallFailed, ConfigError, EndpointRefused, QuotaExhausted
@@ -31,7 +32,7 @@ _OUTCOME_OF = {
 class Item:
     """How one example ended; ``score`` is None unless the outcome is SCORED. ``detail`` says why not.
 
-    ``answer`` is what was graded; where the task has a cue for the final answer, ``first_answer`` came before it.
+    ``answer`` is what was graded; where it took several calls, ``first_answer`` is the text of the first.
     """
 
     example: int
@@ -79,6 +80,40 @@ class Evaluation:
         return reasons.most_common(1)[0][0] if reasons else ""
 
 
+class Program(Protocol):
+    """How a candidate answers an example: in one call, or in several of which each sees the answers before it."""
+
+    def first(self, task: Task, candidate: str, example: Example) -> Generate:
+        """The first call."""
+        ...
+
+    def after(self, task: Task, candidate: str, example: Example, completions: Sequence[Completion]) -> Generate | None:
+        """The call that follows on these answers, or None where the last of them ends the example."""
+        ...
+
+    def answer(self, task: Task, completions: Sequence[Completion]) -> str:
+        """The text that is graded."""
+        ...
+
+
+class Prompted:
+    """The candidate is an instruction in the task's template; a cue for the final answer is a second call."""
+
+    def first(self, task: Task, candidate: str, example: Example) -> Generate:
+        return scoring_request(task, candidate, example)
+
+    def after(self, task: Task, candidate: str, example: Example, completions: Sequence[Completion]) -> Generate | None:
+        if not task.final_answer_cue or len(completions) > 1:
+            return None
+        return final_answer_request(task, candidate, example, completions[0].text)
+
+    def answer(self, task: Task, completions: Sequence[Completion]) -> str:
+        return completions[-1].text
+
+
+PROMPTED = Prompted()
+
+
 def scoring_request(task: Task, instruction: str, example: Example) -> Generate:
     """The scorer's request, at the task's temperature: by default greedy, as in the paper (section 5.1)."""
     sampling = Sampling(temperature=task.temperature, max_tokens=task.max_tokens, stop=task.stop)
@@ -106,8 +141,9 @@ async def evaluate(
     floor: Floor | None = None,
     quorum: float | None = None,
     on_quorum: Callable[[Evaluation], None] | None = None,
+    program: Program = PROMPTED,
 ) -> Evaluation:
-    """The instruction's evaluation on these examples.
+    """The candidate's evaluation on these examples; ``program`` says how it answers one.
 
     All calls are submitted at once; with a ``floor``, those that will be needed in any case and a few more, until the
     candidate is stopped because it does not reach the floor. ``on_quorum`` is called once, with what there is, as soon
@@ -117,7 +153,7 @@ async def evaluate(
     """
     due = 0 if quorum is None else _share_of(quorum, len(examples))
     race = None if floor is None else Race(floor, [example.id for example in examples], instruction)
-    scoring = _Scoring(model, task, instruction, examples, priority, events, race)
+    scoring = _Scoring(model, task, instruction, examples, priority, events, race, program)
     try:
         scoring.submit()
         while scoring.pending:
@@ -150,6 +186,7 @@ class _Scoring:
         priority: Priority,
         events: Events | None,
         race: Race | None,
+        program: Program,
     ) -> None:
         self._model = model
         self._task = task
@@ -158,9 +195,10 @@ class _Scoring:
         self._priority = priority
         self._events = events
         self._race = race
+        self._program = program
         self._order = range(len(examples)) if race is None else race.order
         self._futures: list[asyncio.Future[Completion]] = []
-        self._first_answers: dict[int, str] = {}  # by the turns that wait for their final answer, or have it
+        self._completions: list[list[Completion]] = []  # by turns, those of the calls that have ended
         self._ended: asyncio.Queue[int] = asyncio.Queue()
         self.items: dict[int, Item] = {}
 
@@ -171,8 +209,9 @@ class _Scoring:
     def submit(self) -> None:
         """Submit what is to be asked by now."""
         for turn in range(len(self._futures), self._wanted()):
-            request = scoring_request(self._task, self._instruction, self._examples[self._order[turn]])
+            request = self._program.first(self._task, self._instruction, self._examples[self._order[turn]])
             self._futures.append(self._future(turn, request, self._priority))
+            self._completions.append([])
 
     def _future(self, turn: int, request: Generate, priority: Priority) -> asyncio.Future[Completion]:
         future = self._model.submit(request, priority=priority)
@@ -198,24 +237,49 @@ class _Scoring:
         while self._asks_again(turn):
             turn = await self._ended.get()
         place = self._order[turn]
-        first = self._first_answers.get(turn, "")
-        item = _item(self._task, self._instruction, self._examples[place], self._futures[turn], first)
+        item = self._item(self._examples[place], self._futures[turn], self._completions[turn])
         self.items[place] = item
         self._tell(item)
         if self._race is not None:
             self._race.end(turn, item.score)
 
     def _asks_again(self, turn: int) -> bool:
-        """Whether the call that ended was only the first of two; the second is then on its way in its place."""
+        """Whether another call follows the one that ended; it is then on its way in its place."""
         future = self._futures[turn]
-        if not self._task.final_answer_cue or turn in self._first_answers or future.exception() is not None:
+        if future.exception() is not None:
             return False
-        first = self._first_answers[turn] = future.result().text
+        completions = self._completions[turn]
+        completions.append(future.result())
         example = self._examples[self._order[turn]]
-        request = final_answer_request(self._task, self._instruction, example, first)
+        request = self._program.after(self._task, self._instruction, example, completions)
+        if request is None:
+            return False
         # Before all first calls that wait: what ends an example goes before what begins another.
         self._futures[turn] = self._future(turn, request, Priority.PROPOSE)
         return True
+
+    def _item(self, example: Example, future: asyncio.Future[Completion], completions: list[Completion]) -> Item:
+        first = completions[0].text if completions else ""
+        try:
+            future.result()
+        except (EndpointRefused, QuotaExhausted):
+            raise
+        except CallFailed as error:
+            fault = error.fault
+            outcome, detail = _OUTCOME_OF.get(fault.kind, Outcome.FAILED), f"{fault.kind.value}: {fault.detail}"
+            return Item(example.id, outcome, detail=detail, first_answer=first)
+        answer = self._program.answer(self._task, completions)
+        first = first if len(completions) > 1 else ""
+        try:
+            return Item(example.id, Outcome.SCORED, self._grade(example, answer), answer, first_answer=first)
+        except Exception as error:  # a metric may be anybody's code, and is not the candidate's fault
+            return Item(example.id, Outcome.METRIC_ERROR, None, answer, type(error).__name__, first)
+
+    def _grade(self, example: Example, answer: str) -> float:
+        if self._task.answers == "opro_compat":  # its rules read the options out of the whole prompt
+            request = self._program.first(self._task, self._instruction, example)
+            return self._task.grade(answer, example, request.prompt[-1].content)
+        return self._task.grade(answer, example)
 
     def evaluation(self) -> Evaluation:
         """What has ended so far."""
@@ -240,24 +304,3 @@ class _Scoring:
     def _tell(self, item: Item) -> None:
         if self._events:
             self._events.emit(ExampleEnded(item.outcome.value))
-
-
-def _item(task: Task, instruction: str, example: Example, future: asyncio.Future[Completion], first: str) -> Item:
-    try:
-        answer = future.result().text
-    except (EndpointRefused, QuotaExhausted):
-        raise
-    except CallFailed as error:
-        fault = error.fault
-        outcome, detail = _OUTCOME_OF.get(fault.kind, Outcome.FAILED), f"{fault.kind.value}: {fault.detail}"
-        return Item(example.id, outcome, detail=detail, first_answer=first)
-    try:
-        return Item(example.id, Outcome.SCORED, _grade(task, instruction, example, answer), answer, first_answer=first)
-    except Exception as error:  # a metric may be anybody's code, and is not the candidate's fault
-        return Item(example.id, Outcome.METRIC_ERROR, None, answer, type(error).__name__, first)
-
-
-def _grade(task: Task, instruction: str, example: Example, answer: str) -> float:
-    if task.answers == "opro_compat":  # its rules read the options out of the whole prompt
-        return task.grade(answer, example, task.render(instruction, example.input))
-    return task.grade(answer, example)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from asyncopt import codec
 from asyncopt.errors import ConfigError
-from asyncopt.values import Generate
+from asyncopt.values import Likelihood, Request
 
 KEY_VERSION = 1  # raised when what goes into a key changes: old entries are then never found, not wrongly found
 KEY_BYTES = 16
@@ -52,23 +52,26 @@ class RequestKeys:
     def __init__(self, endpoint: str, model: str) -> None:
         self._prefix = blake2b(codec.dumps([_SCOPE, KEY_VERSION, endpoint, model]), digest_size=KEY_BYTES)
 
-    def of(self, request: Generate) -> bytes:
+    def of(self, request: Request) -> bytes:
         """The 16-byte BLAKE2b key of the request."""
-        sampling = request.sampling
         hasher = self._prefix.copy()
-        hasher.update(
-            codec.dumps(
-                [
-                    [[message.role, message.content] for message in request.prompt],
-                    sampling.temperature,
-                    sampling.top_p,
-                    sampling.max_tokens,
-                    sampling.stop,
-                    sampling.seed,
-                    sampling.draw,
-                    sampling.grammar,
-                    request.top_logprobs,
-                ]
-            )
-        )
+        hasher.update(codec.dumps(_contents(request)))
         return hasher.digest()
+
+
+def _contents(request: Request) -> list[object]:
+    prompt = [[message.role, message.content] for message in request.prompt]
+    if isinstance(request, Likelihood):
+        return ["likelihood", prompt, request.continuation]  # of a Generate the first item is a list
+    sampling = request.sampling
+    return [
+        prompt,
+        sampling.temperature,
+        sampling.top_p,
+        sampling.max_tokens,
+        sampling.stop,
+        sampling.seed,
+        sampling.draw,
+        sampling.grammar,
+        request.top_logprobs,
+    ]

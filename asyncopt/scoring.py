@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncopt.chronicle import Chronicle
 from asyncopt.engine import Model
-from asyncopt.evaluate import Evaluation, evaluate
+from asyncopt.evaluate import Evaluation, Program, evaluate
 from asyncopt.events import CandidateScored, Events, Note
 from asyncopt.optimizers.base import AnyTask, Validated
 from asyncopt.optimizers.history import Entry
@@ -22,13 +22,17 @@ from asyncopt.values import Outcome
 class Scorer:
     """Scores the candidates of one study; calling it is the search's ``score``."""
 
-    def __init__(self, task: AnyTask, model: Model | None, events: Events, chronicle: Chronicle) -> None:
+    def __init__(
+        self, task: AnyTask, model: Model | None, events: Events, chronicle: Chronicle, program: Program
+    ) -> None:
         self.complaint = ""
         self._task = task
         self._model = model
         self._examiner = None if model is None else model.charged_to(chronicle.tested)
         self._events = events
         self._chronicle = chronicle
+        self._program = program
+        self._missing: dict[str, int] = {}
 
     async def __call__(
         self,
@@ -78,6 +82,7 @@ class Scorer:
             floor=floor,
             quorum=quorum if on_quorum else None,
             on_quorum=on_quorum,
+            program=self._program,
         )
         if done.score is None and done.stopped is None:
             self.complaint = done.complaint()
@@ -158,22 +163,25 @@ class Scorer:
             else Measured.of((validation.score or 0.0) * validation.examples, validation.examples)
         )
         done = await self._on(self._examiner, self._task.test, entry.candidate)
+        self._missing[entry.candidate] = self._unscored(entry, seen, done)
         self._chronicle.trace("test", {"candidate": entry.candidate, "items": self._traced(done)})
         held_out = Measured.of(sum(done.scores), len(done.scores))
         return Scored(entry.candidate, entry.step, entry.source, train, held_out, validation=seen)
 
     async def _on(self, model: Model | None, examples: Sequence[Example], candidate: str) -> Evaluation:
         assert model is not None and isinstance(self._task, Task)  # noqa: PT018
-        return await evaluate(model, self._task, candidate, examples, events=self._events)
+        return await evaluate(model, self._task, candidate, examples, events=self._events, program=self._program)
+
+    def _unscored(self, entry: Entry, validation: Measured | None, test: Evaluation) -> int:
+        """How many examples have no score; an entry may be complete on a batch of the training examples."""
+        assert isinstance(self._task, Task)
+        train = 0 if entry.complete else len(self._task.train) - entry.examples
+        validated = 0 if validation is None else len(self._task.validation) - validation.n
+        return train + validated + len(self._task.test) - len(test.scores)
 
     def missing(self, scored: Scored) -> int:
-        """How many examples have no score."""
-        if not isinstance(self._task, Task):
-            return 0
-        parts = [(self._task.train, scored.train), (self._task.test, scored.held_out)]
-        if scored.validation is not None:
-            parts.append((self._task.validation, scored.validation))
-        return sum(len(examples) - (0 if measured is None else measured.n) for examples, measured in parts)
+        """How many examples of a measured candidate have no score."""
+        return self._missing.get(scored.candidate, 0)
 
 
 def _outcomes(task: Task, done: Evaluation) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, StudyFa
 from asyncopt.events import Event, Events, Note, Observer, StudyFinished, StudyStarted
 from asyncopt.limits.budget import UNLIMITED, Account, Budget
 from asyncopt.optimizers.base import AnyTask, Optimizer, Search
+from asyncopt.optimizers.dln.options import Training
 from asyncopt.optimizers.history import Entry, History
 from asyncopt.result import Result
 from asyncopt.scoring import Scorer
@@ -91,7 +92,8 @@ class Study:
             raise ConfigError(f"{self.directory} is the run to be replayed; name another directory, or none")
         models = [model for model in (self.scorer, self.proposer) if model is not None]
         self._chronicle = Chronicle(task, models, self.account, self.events_hub, optimizer.steps)
-        self._scoring = Scorer(task, self.scorer, self.events_hub, self._chronicle)
+        program = optimizer.program(task)
+        self._scoring = Scorer(task, self.scorer, self.events_hub, self._chronicle, program)
         if trace and directory is None:
             raise ConfigError(
                 "a trace is kept in the study's directory, and there is none; give one, or leave trace off"
@@ -247,6 +249,8 @@ class Study:
             for field, usual in _LATER_TASK_FIELDS.items():
                 if getattr(self.task, field) != usual:
                     task[field] = getattr(self.task, field)
+            if isinstance(self.optimizer, Training):  # nobody else looks at them
+                task |= {"classes": self.task.classes, "hidden_initial": self.task.hidden_initial}
         else:
             task |= _options_of(self.task)
         models = {

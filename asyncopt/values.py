@@ -103,6 +103,34 @@ class Generate:
         return cls(messages, sampling, top_logprobs)
 
 
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """A request for log p(``continuation`` | ``prompt``), token by token.
+
+    It is answered by a :class:`Completion` without text whose ``token_logprobs`` are those of the continuation, and of
+    nothing else; :meth:`LogProb.of` reads it. The continuation follows the prompt with nothing put between them: in
+    chat formats it is the beginning of the assistant's turn. In raw text no token may span the two, so a line break
+    between them belongs to the prompt's end and a space to the continuation's beginning.
+    """
+
+    prompt: tuple[Message, ...]
+    continuation: str
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError("the prompt has no message; give at least one")
+        if not self.continuation:
+            raise ValueError("the continuation is empty; a likelihood is asked of at least one token")
+
+    @classmethod
+    def of(cls, prompt: Prompt, continuation: str) -> Likelihood:
+        """A request from a text (one user message) or from a sequence of messages."""
+        return cls(Generate.of(prompt).prompt, continuation)
+
+
+Request: TypeAlias = Generate | Likelihood
+
+
 class Priority(IntEnum):
     """What goes first when calls queue: requests that unlock more work, then scoring, then speculation."""
 
@@ -175,6 +203,33 @@ class Completion:
     token_logprobs: tuple[TokenLogprob, ...] = ()
     served_model: str = ""
     limits: RateLimits | None = field(default=None, compare=False, repr=False)
+
+
+_NO_TOKENS = 1e-5  # in the reference's denominator, which makes the mean over no token 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogProb:
+    """The log-probability (natural logarithm) of a text, by its tokens in order."""
+
+    tokens: tuple[float, ...]
+
+    @classmethod
+    def of(cls, completion: Completion) -> LogProb:
+        """What the answer to a :class:`Likelihood` says."""
+        return cls(tuple(item.logprob for item in completion.token_logprobs))
+
+    @property
+    def total(self) -> float:
+        """log p(text | prompt)."""
+        return math.fsum(self.tokens)
+
+    def mean(self, burn_in: float = 0.0) -> float:
+        """The mean per token, without the first ``floor(burn_in * n)`` of them; as in DLN's reference code."""
+        if not 0 <= burn_in < 1:
+            raise ValueError(f"burn_in is {burn_in!r}; it is a share of the tokens, from 0 to below 1")
+        kept = self.tokens[int(burn_in * len(self.tokens)) :]
+        return math.fsum(kept) / (len(kept) + _NO_TOKENS)
 
 
 class FaultKind(Enum):
@@ -306,7 +361,11 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an endpoint can be asked for."""
+    """What an endpoint can be asked for.
+
+    ``chat`` and ``completion`` say whether messages and raw text are continued; ``top_logprobs`` how many alternatives
+    an answer's tokens may come with, 0 for none; ``prompt_logprobs`` whether a :class:`Likelihood` is answered.
+    """
 
     chat: bool = True
     completion: bool = False

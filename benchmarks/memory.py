@@ -28,7 +28,7 @@ from common import parser, server, table, write_json
 from asyncopt import Completion, Engine, Generate, Model, Quota
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.loops import loop_factory
-from asyncopt.values import Capabilities
+from asyncopt.values import Capabilities, Request
 
 STARTED = 256  # in flight while the others queue
 SPARE_FILES = 256
@@ -73,7 +73,7 @@ class Silent:
     account = ""
     supports = Capabilities()
 
-    async def send(self, model: str, request: Generate) -> Answer:
+    async def send(self, model: str, request: Request) -> Answer:
         return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:

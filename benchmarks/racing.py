@@ -26,14 +26,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from common import parser, table, write_json
 
-from asyncopt import Completion, Engine, Example, Generate, Quota, Task, evaluate
+from asyncopt import Completion, Engine, Example, Quota, Task, evaluate
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.evaluate import AHEAD
 from asyncopt.racing import SHARES, STAKES, Floor, alpha_of
 from asyncopt.stats import wilson_interval
 from asyncopt.testing import run_virtual
 from asyncopt.testing.chance import fraction, normal
-from asyncopt.values import Capabilities
+from asyncopt.values import Capabilities, Request
 
 Numbers: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 Random: TypeAlias = np.random.Generator
@@ -297,7 +297,7 @@ class Answering:
     def __init__(self) -> None:
         self.calls = 0
 
-    async def send(self, model: str, request: Generate) -> Answer:
+    async def send(self, model: str, request: Request) -> Answer:
         self.calls += 1
         prompt = request.prompt[-1].content
         candidate, example = prompt.split("\n")

@@ -437,11 +437,11 @@ def test_files_by_the_names_of_the_command() -> None:
     ]
     assert len(files_named(["bbh"])) == 27
     assert len(files_named(["mmlu/anatomy", "mmlu"])) == 57
-    assert len(files_named(["all"])) == 2 + 27 + 1 + 57 + 1 == sum(len(one.files) for one in DATASETS)
+    assert len(files_named(["all"])) == 2 + 27 + 1 + 57 + 1 + 9 == sum(len(one.files) for one in DATASETS)
     with pytest.raises(ConfigError, match="no data named 'gsm8'; did you mean gsm8k"):
         files_named(["gsm8"])
     with pytest.raises(
-        ConfigError, match="no data named '#'; wanted all, gsm8k, bbh, aqua, mmlu, multiarith, bbh/<task>"
+        ConfigError, match="no data named '#'; wanted all, gsm8k, bbh, aqua, mmlu, multiarith, ordered-prompt, bbh/<task>"
     ):
         files_named(["#"])
 
@@ -453,6 +453,11 @@ def test_every_published_file_has_an_https_home_and_a_sum_or_a_size() -> None:
     assert {file.path for file in files if file.sha256 is None} == {
         "multiarith/MultiArith.json",
         *(f"mmlu/{subject}_test.csv" for subject in mmlu.SUBJECTS),
+        *(
+            f"ordered-prompt/{stem}/{part}.jsonl"
+            for stem in ("subj", "trec", "mpqa")
+            for part in ("train", "dev_subsample", "test")
+        ),
     }
 
 

@@ -15,6 +15,7 @@ from served import serving
 
 from asyncopt.endpoints.anthropic import CAPABILITIES, DEFAULT_MAX_TOKENS, AnthropicMessages
 from asyncopt.endpoints.azure import API_VERSION, AzureChat
+from asyncopt.endpoints.completions import TextCompletions
 from asyncopt.endpoints.http import HttpEndpoint
 from asyncopt.endpoints.openai import OpenAIChat
 from asyncopt.endpoints.protocol import Answer, Codec, Reply
@@ -108,9 +109,38 @@ ANTHROPIC_BODY = {
         "output_tokens": 5,
     },
 }
+
+
+def text_chunk(text: str, finish: str | None = None, **more: object) -> bytes:
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish} | more
+    return b"data: " + orjson.dumps({"object": "text_completion", "model": "gpt-x", "choices": [choice]}) + b"\n\n"
+
+
+def text_logprobs(*tokens: str) -> dict[str, object]:
+    values = [-0.5] * len(tokens)
+    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": [{token: -0.5} for token in tokens]}
+
+
+TEXT_STREAM = b"".join(
+    [
+        text_chunk("Zwölf ", logprobs=text_logprobs("Zwölf ")),
+        text_chunk("🙂", logprobs=text_logprobs("🙂")),
+        text_chunk("", "stop"),
+        b'data: {"model":"gpt-x","choices":[],"usage":' + orjson.dumps(USAGE) + b"}\n\n",
+        b"data: [DONE]\n\n",
+    ]
+)
+TEXT_PLAIN = orjson.dumps(
+    {
+        "model": "gpt-x",
+        "choices": [{"text": "Zwölf 🙂", "logprobs": text_logprobs("Zwölf ", "🙂"), "finish_reason": "stop"}],
+        "usage": USAGE,
+    }
+)
 SAMPLES: list[tuple[Codec, bytes, bytes]] = [
     (OpenAIChat(), CHAT_STREAM, CHAT_PLAIN),
     (AnthropicMessages(), ANTHROPIC_STREAM, orjson.dumps(ANTHROPIC_BODY)),
+    (TextCompletions(), TEXT_STREAM, TEXT_PLAIN),
 ]
 
 
@@ -268,6 +298,7 @@ def test_the_sample_has_the_log_probabilities_that_were_asked_for() -> None:
     assert isinstance(got, Completion)
     assert got.token_logprobs[1] == TokenLogprob("🙂", -0.5, (("🙂", -0.5),))
     assert got.usage == Usage(12, 2, 4)
+    assert streamed(TextCompletions(), TEXT_STREAM) == got
 
 
 @pytest.mark.parametrize(
@@ -275,6 +306,7 @@ def test_the_sample_has_the_log_probabilities_that_were_asked_for() -> None:
     [
         (OpenAIChat(), CHAT_STREAM, b"Zw"),
         (AnthropicMessages(), ANTHROPIC_STREAM, b"Zw"),
+        (TextCompletions(), TEXT_STREAM, b"Zw"),
         (OpenAIChat(), chunk({"role": "assistant"}) + chunk({"reasoning_content": "hm"}), b"hm"),
         (OpenAIChat(), chunk({"role": "assistant"}) + chunk({"refusal": "I cannot"}), b"I cannot"),
         (OpenAIChat(), b': wait\n\ndata: {"error": {"message": "down"}}\n\n', b"down"),
@@ -372,7 +404,7 @@ json_like = st.recursive(
         | st.dictionaries(
             st.sampled_from(
                 "choices delta content refusal finish_reason logprobs usage model error text message "
-                "content_block stop_reason input_tokens output_tokens".split()
+                "tokens token_logprobs top_logprobs content_block stop_reason input_tokens output_tokens".split()
             ),
             inner,
             max_size=4,

@@ -287,16 +287,17 @@ def test_the_commands(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     listed = call(cache, "ls").stdout.splitlines()
     assert listed[0] == str(cache / "data")
     assert {line.split()[0]: line.split("  ")[-1].strip() for line in listed[1:]}["multiarith"] == "no licence stated"
-    states = {line[2:14].strip(): line[14:42].strip() for line in listed[1:]}
+    states = {line[2:17].strip(): line[17:45].strip() for line in listed[1:]}
     assert states == {
         "gsm8k": "missing",
         "bbh": "1 there, 26 missing",
         "aqua": "1 not as published",
         "mmlu": "missing",
         "multiarith": "missing",
+        "ordered-prompt": "missing",
     }
     rows = [json.loads(line) for line in call(cache, "ls", "--json").stdout.splitlines()]
-    assert len(rows) == 88
+    assert len(rows) == 97
     assert [row["path"] for row in rows if row["presence"] == "there"] == ["bbh/navigate.json"]
     monkeypatch.setenv("ASYNCOPT_CACHE_DIR", str(cache))
     assert load("bbh/navigate") == load("bbh/navigate", data=data)

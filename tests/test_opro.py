@@ -16,9 +16,10 @@ from asyncopt.optimizers.base import Seen, derived_seed
 from asyncopt.optimizers.history import Entry, History
 from asyncopt.optimizers.opro.candidates import polished
 from asyncopt.optimizers.opro.domain import Style
-from asyncopt.optimizers.opro.instructions import DEMONSTRATED, InstructionDomain
+from asyncopt.optimizers.opro.instructions import InstructionDomain
 from asyncopt.optimizers.opro.options import MetaPromptOptions
 from asyncopt.optimizers.opro.pairs import PairDomain
+from asyncopt.optimizers.rewriting import DEMONSTRATED
 from asyncopt.tasks.linear_regression import LinearRegression
 
 EXAMPLES = tuple(Example(number, f"question {number}", f"answer {number}") for number in range(30))

@@ -1,20 +1,21 @@
 """Reading the answer out of a model's text and comparing it with the right one.
 
-By one of two sets of rules: ``strict``, made for new work, or ``opro_compat``, which repeats the reference code of OPRO
-with all its slips, because published scores were measured with them.
+By one of three sets of rules: ``strict``, made for new work, or ``opro_compat`` and ``dln_compat``, which repeat the
+reference codes of OPRO and of Deep Language Networks with all their slips, because published scores were measured with
+them.
 """
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
-from asyncopt.answers import opro_compat, strict
+from asyncopt.answers import dln_compat, opro_compat, strict
 from asyncopt.answers.strict import KINDS, Kind
 from asyncopt.errors import ConfigError
 
 __all__ = ["ANSWERS", "KINDS", "Answers", "Kind", "grade", "parse"]
 
-Answers: TypeAlias = Literal["strict", "opro_compat"]
+Answers: TypeAlias = Literal["strict", "opro_compat", "dln_compat"]
 ANSWERS: tuple[Answers, ...] = get_args(Answers)
 
 
@@ -24,12 +25,15 @@ def grade(
     """1.0 if the answer is right, else 0.0. An answer that states nothing is wrong; no text raises.
 
     ``prompt`` is what the scorer was asked, in which the reference's rules look for the texts of the options.
-    ``after_cue`` says that the answer continues a cue at the end of a second prompt ("So the final answer is").
+    ``after_cue`` says that the answer continues a cue at the end of a second prompt ("So the final answer is"); to
+    ``dln_compat``, whose reference asks once, it makes no difference.
     Raises :class:`ConfigError` for a kind or rules that there are not.
     """
     _check(kind, answers)
     if answers == "strict":
         return float(strict.right(kind, answer, target, after_cue=after_cue))
+    if answers == "dln_compat":
+        return float(dln_compat.right(kind, answer, target))
     return float(opro_compat.right(kind, answer, target, prompt=prompt, after_cue=after_cue))
 
 
@@ -38,6 +42,8 @@ def parse(kind: Kind, answer: str, *, answers: Answers = "strict", after_cue: bo
     _check(kind, answers)
     if answers == "strict":
         return strict.parse(kind, answer, after_cue=after_cue)
+    if answers == "dln_compat":
+        return dln_compat.parse(kind, answer)
     return opro_compat.parse(kind, answer, after_cue=after_cue)
 
 

@@ -21,6 +21,8 @@ local_app = typer.Typer(help="The embedded model.", no_args_is_help=True, rich_m
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(data_app, name="data")
 app.add_typer(local_app, name="local")
+models_app = typer.Typer(help="What models can be asked for.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models_app, name="models")
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
 BudgetOption = Annotated[str | None, typer.Option(help="Limits, such as calls=2000,usd=1.5,tokens=...,seconds=...")]
@@ -30,7 +32,7 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting:
 @app.command()
 def run(
     task: Annotated[str, typer.Argument(help="A task, your own .jsonl, a CONFIG.toml, or a ready sweep's name.")],
-    optimizer: Annotated[str | None, typer.Option(help="opro or random.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="opro, random, ape, dln1 or dln2.")] = None,
     scorer: Annotated[str | None, typer.Option(help="The model that is instructed: local, openai/NAME, ...")] = None,
     proposer: Annotated[str | None, typer.Option(help="The model that proposes; by default the scorer.")] = None,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, such as http://host/v1.")] = None,
@@ -167,6 +169,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="At most so many examples in each split.")] = None,
     seed: Annotated[int | None, typer.Option(help="Deals the examples of some tasks to their splits.")] = None,
     data: Annotated[Path | None, typer.Option(help="The folder of published data sets.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="So many solved training examples stand first.")] = None,
+    shots_by: Annotated[str | None, typer.Option(help="random, lexical (nearest by words) or kate.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="cot: reasoning in one call, the answer in the next.")] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for items.csv, items.jsonl and summary.json.")] = None,
     min_score: Annotated[float | None, typer.Option(min=0, max=1, help="Exit with 1 below it, such as 0.8.")] = None,
     budget: BudgetOption = None,
@@ -178,7 +183,7 @@ def evaluate(
 
     An instruction that begins with a dash comes after --; one that begins with @ is given with --file.
     """
-    from asyncopt.cli.eval import NO_SEARCH, evaluate_given, read_instructions
+    from asyncopt.cli.eval import NO_SEARCH, Baseline, evaluate_given, read_instructions
     from asyncopt.cli.settings import settle
 
     flags: dict[str, Any] = {
@@ -190,8 +195,10 @@ def evaluate(
         "seed": seed,
         "use_cache": False if no_cache else None,
     }
-    given = read_instructions(instructions or [], file, run or [])
-    evaluate_given(settle(task, flags, base_url, budget, settings or []), given, fold, out, min_score, json=json)
+    way = Baseline(baseline, shots, shots_by)
+    given = read_instructions(instructions or [], file, run or [], way.instructions)
+    config = settle(task, flags, base_url, budget, settings or [])
+    evaluate_given(config, given, fold, out, min_score, json=json, baseline=way)
 
 
 @app.command()
@@ -243,6 +250,26 @@ def data_ls(
     from asyncopt.cli.data import list_data
 
     list_data(data, json=json)
+
+
+@models_app.command("probe")
+def models_probe(
+    model: Annotated[str, typer.Argument(help="local, openai/NAME, ..., or a name at --base-url.")],
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server, such as http://host/v1.")] = None,
+    json: Json = False,
+) -> None:
+    """Find out by asking what a model's endpoint can do: log-probabilities, seeds, grammars; about 20 short calls."""
+    from asyncopt.cli.probe import probe_model
+
+    probe_model(model, base_url, json=json)
+
+
+@models_app.command("ls")
+def models_ls(json: Json = False) -> None:
+    """List the models that were asked, and what was found."""
+    from asyncopt.cli.probe import list_probes
+
+    list_probes(json=json)
 
 
 @local_app.command("serve")

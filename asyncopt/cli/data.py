@@ -38,7 +38,7 @@ def list_data(data: Path | None, *, json: bool) -> None:
     for one in DATASETS:
         found = {file.path: file.presence(folder) for file in one.files}
         if not json:
-            print(f"  {one.name:12}{_state(Counter(found.values())):28}{one.layout:30}{_terms(one)}")
+            print(f"  {one.name:15}{_state(Counter(found.values())):28}{one.layout:30}{_terms(one)}")
             continue
         for path, presence in found.items():
             row = {"name": one.name, "path": path, "presence": presence, "licence": one.licence}

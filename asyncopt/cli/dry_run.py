@@ -14,7 +14,8 @@ from random import Random
 
 from asyncopt import codec
 from asyncopt.cli.models import roles
-from asyncopt.config import Config, ModelConfig
+from asyncopt.config import Config, ModelConfig, OtherOptimizerConfig
+from asyncopt.errors import ConfigError
 from asyncopt.evaluate import FINAL_ANSWER_TOKENS, final_answer_request, scoring_request
 from asyncopt.limits.estimate import TokenEstimate
 from asyncopt.local import is_local
@@ -68,6 +69,10 @@ def planned(config: Config) -> list[Part]:
     """The parts of the run: proposals, training, validation and test."""
     task = config.load_task()
     optimizer = config.build_optimizer(task)
+    if isinstance(config.optimizer, OtherOptimizerConfig):
+        raise ConfigError(
+            f"a dry run counts OPRO's calls, and this is {optimizer.name}; `asyncopt simulate --study` has its figures"
+        )
     proposals = _proposals(optimizer, task, roles(config).get("proposer"))
     if not isinstance(task, Task):
         return [proposals]

@@ -6,12 +6,13 @@ import asyncio
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 from asyncopt import codec
 from asyncopt.assess import Assessed, Assessment, Comparison, evaluate_instructions
+from asyncopt.baselines import CHOICES, FIRST_WORDS, FewShot, chain_of_thought, choice_of
 from asyncopt.cli.display import PLAIN_SECONDS, Display, choose_display
 from asyncopt.cli.items import make_folder, write_files
 from asyncopt.cli.models import check_model, open_models, start_local_servers
@@ -21,6 +22,7 @@ from asyncopt.config import Config
 from asyncopt.directory import read_journal
 from asyncopt.engine import Engine
 from asyncopt.errors import ConfigError, DataError
+from asyncopt.evaluate import PROMPTED, Program
 from asyncopt.events import Event, Events, ExampleEnded
 from asyncopt.files import cache_folder
 from asyncopt.result import result_of
@@ -36,11 +38,17 @@ Ended: TypeAlias = tuple[Assessment, list[Attribution]]
 # -- what was given ----------------------------------------------------------------------------------------------------
 
 
-def read_instructions(given: Iterable[str], file: Path | None, runs: Iterable[Path]) -> list[str]:
-    """The instructions of the command line (``@path`` is the text in a file), of a file, and the best ones of runs."""
+def read_instructions(
+    given: Iterable[str], file: Path | None, runs: Iterable[Path], usual: Sequence[str] = ()
+) -> list[str]:
+    """The instructions of the command line (``@path`` is the text in a file), of a file, and the best ones of runs.
+
+    Where there are none at all, the ``usual`` ones.
+    """
     instructions = [_text_of(Path(text[1:])).removesuffix("\n") if text[:1] == "@" else text for text in given]
     instructions += [] if file is None else _in_file(file)
     instructions += [_best_of(run) for run in runs]
+    instructions = instructions or list(usual)
     if not instructions:
         raise ConfigError("there is no instruction to evaluate; give some, or --file, or --run ('' is an empty one)")
     return instructions
@@ -85,11 +93,53 @@ def _best_of(directory: Path) -> str:
     return best.candidate
 
 
+# -- the way of answering ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What the command line adds to the instructions: demonstrations, or a chain of thought (``name`` is ``cot``)."""
+
+    name: str | None = None
+    shots: int | None = None
+    shots_by: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in (None, "cot"):
+            raise ConfigError(f"--baseline is {self.name!r}; it must be cot, and --shots N is for demonstrations")
+        if self.shots_by not in (None, *CHOICES):
+            raise ConfigError(f"--shots-by is {self.shots_by!r}; it must be one of {', '.join(CHOICES)}")
+        if self.shots_by is not None and self.shots is None:
+            raise ConfigError("--shots-by says which demonstrations and not how many; add --shots, such as --shots 5")
+        if self.name is not None and self.shots is not None:
+            raise ConfigError("--baseline cot is zero-shot: demonstrations here have no reasoning; leave --shots out")
+
+    @property
+    def instructions(self) -> list[str]:
+        """Those that are meant where none are given."""
+        return [] if self.name is None else [FIRST_WORDS]
+
+    def applied(self, task: Task, seed: int) -> tuple[Task, Program]:
+        """The task as it is to be asked, and how."""
+        if self.name is not None:
+            return chain_of_thought(task), PROMPTED
+        if self.shots is None:
+            return task, PROMPTED
+        return task, FewShot(task, self.shots, choice_of(self.shots_by or CHOICES[0], task, seed))
+
+
 # -- the evaluation ----------------------------------------------------------------------------------------------------
 
 
 def evaluate_given(
-    config: Config, instructions: Sequence[str], fold: str, out: Path | None, min_score: float | None, *, json: bool
+    config: Config,
+    instructions: Sequence[str],
+    fold: str,
+    out: Path | None,
+    min_score: float | None,
+    *,
+    json: bool,
+    baseline: Baseline = Baseline(),
 ) -> None:
     """Evaluate and show the scores; exits with 1 where items have none or an instruction is below ``min_score``."""
     task, scorer = _task(config), config.models.scorer
@@ -100,11 +150,12 @@ def evaluate_given(
     check_model(scorer)
     if out is not None:
         make_folder(out)
+    task, program = baseline.applied(task, config.seed)
     display = choose_display(json=json)
     ended: list[Ended] = []
 
     async def main() -> None:
-        ended.append(await _evaluate(config, task, instructions, folds[fold], display))
+        ended.append(await _evaluate(config, task, program, instructions, folds[fold], display))
 
     stopped = run_in_loop(main)
     if stopped is not None:
@@ -131,7 +182,9 @@ def _task(config: Config) -> Task:
     return task
 
 
-async def _evaluate(config: Config, task: Task, instructions: Sequence[str], fold: Fold, display: Display) -> Ended:
+async def _evaluate(
+    config: Config, task: Task, program: Program, instructions: Sequence[str], fold: Fold, display: Display
+) -> Ended:
     async with AsyncExitStack() as stack:
         servers = await start_local_servers(config, stack, cache_folder() / "local.log", display.line)
         engine = await stack.enter_async_context(Engine(cache=cache_path(config), observers=[display]))
@@ -142,7 +195,9 @@ async def _evaluate(config: Config, task: Task, instructions: Sequence[str], fol
         telling = asyncio.get_running_loop().create_task(progress.tell())
         stack.callback(telling.cancel)
         events, budget = Events([progress]), config.budget.build()
-        assessment = await evaluate_instructions(model, task, instructions, fold, budget=budget, events=events)
+        assessment = await evaluate_instructions(
+            model, task, instructions, fold, budget=budget, events=events, program=program
+        )
     return assessment, [Attribution.of(one) for one in engine.dispatchers if one.counts.attempts]
 
 
@@ -183,8 +238,9 @@ def _put(value: dict[str, Any]) -> None:
 def _lines(assessment: Assessment, attributions: Sequence[Attribution]) -> list[str]:
     comparisons = [_comparison_line(comparison) for comparison in assessment.comparisons()]
     cost = "" if not assessment.usd else f", ${assessment.usd:.4f}"
+    how = assessment.how and f": {assessment.how}"
     return [
-        f"{assessment.task.name}, {assessment.fold}, {assessment.model}",
+        f"{assessment.task.name}, {assessment.fold}, {assessment.model}{how}",
         "",
         *(_score_line(assessed) for assessed in assessment.scores()),
         *(["", *comparisons] if comparisons else []),

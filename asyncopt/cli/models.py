@@ -10,7 +10,8 @@ from pathlib import Path
 
 from asyncopt.config import Config, ModelConfig
 from asyncopt.endpoints.http import HttpEndpoint, stated_identity
-from asyncopt.endpoints.providers import key_variable, provider
+from asyncopt.endpoints.llamacpp import LlamaChat
+from asyncopt.endpoints.providers import as_completions, key_variable, provider
 from asyncopt.engine import Engine, Model
 from asyncopt.errors import ConfigError
 from asyncopt.local import KEEPALIVE_SECONDS, LocalServer, is_local
@@ -28,6 +29,8 @@ def check_model(wanted: ModelConfig) -> None:
     if is_local(wanted.model):
         if wanted.model != "local" and not Path(wanted.model).is_file():
             raise ConfigError(f"there is no model file {wanted.model}; give the path of a GGUF file, or say local")
+        if wanted.format != "chat" or wanted.top_logprobs is not None:
+            raise ConfigError(f"{wanted.model} runs here, and its format is known; leave format and top_logprobs out")
         return
     _endpoint_of(wanted)
 
@@ -78,6 +81,7 @@ def _local_endpoint(server: LocalServer) -> HttpEndpoint:
     return HttpEndpoint(
         server.base_url,
         server.api_key,
+        codec=LlamaChat(),
         identity=server.identity,
         supports=server.supports,
         keepalive=KEEPALIVE_SECONDS,
@@ -88,7 +92,12 @@ def _endpoint_of(wanted: ModelConfig, identity: str | None = None) -> HttpEndpoi
     provider(wanted.model, wanted.base_url, "unset")  # a name that means nothing is said before a missing key
     key = key_of(wanted)
     found = provider(wanted.model, wanted.base_url, key)
-    return HttpEndpoint(found.base_url, key, codec=found.codec, supports=found.capabilities, identity=identity)
+    if wanted.format == "completions":
+        found = as_completions(found, wanted.prompt_logprobs or "echo")
+    supports = found.capabilities
+    if wanted.top_logprobs is not None:
+        supports = replace(supports, top_logprobs=wanted.top_logprobs)
+    return HttpEndpoint(found.base_url, key, codec=found.codec, supports=supports, identity=identity)
 
 
 async def _remote_endpoint(wanted: ModelConfig) -> HttpEndpoint:

@@ -24,6 +24,23 @@ LOCAL_DEFAULTS: dict[str, Any] = {
         "max_tokens": 64,
     }
 }
+LOCAL_OTHERS: dict[str, dict[str, Any]] = {
+    "ape": {},
+    "dln1": {
+        "optimizer": {"steps": 6, "batch_size": 12, "prompt_samples": 6, "proposal": "rewrite", "proposal_tokens": 64}
+    },
+    "dln2": {
+        "optimizer": {
+            "steps": 4,
+            "batch_size": 8,
+            "prompt_samples": 4,
+            "proposal": "rewrite",
+            "hidden_samples": 3,
+            "proposal_tokens": 64,
+            "hidden_tokens": 32,
+        }
+    },
+}
 LOCAL_OBJECTIVE_DEFAULTS: dict[str, Any] = {"optimizer": {"steps": 30, "max_tokens": 64}}
 
 
@@ -109,7 +126,8 @@ def _with_models(tables: dict[str, Any], base_url: str | None) -> dict[str, Any]
     brought: dict[str, Any] = {}
     proposer = _text(models, "proposer", "model")
     if proposer is not None and is_local(proposer):
-        brought = LOCAL_OBJECTIVE_DEFAULTS if objective else LOCAL_DEFAULTS
+        usual = LOCAL_OBJECTIVE_DEFAULTS if objective else LOCAL_DEFAULTS
+        brought = LOCAL_OTHERS.get(_text(tables, "optimizer", "name") or "", usual)
         if _text(tables, "mode") == "faithful":  # to the paper, whatever this model is good at
             brought = {}
     data = os.environ.get("ASYNCOPT_DATA")

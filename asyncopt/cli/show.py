@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt import codec
+from asyncopt.cli.show_network import network_lines
 from asyncopt.cli.summary import summary_lines
 from asyncopt.directory import MANIFEST, read_journal, read_json
 from asyncopt.errors import JournalDamaged
@@ -61,6 +62,9 @@ def _show_record(record: Record, directory: Path) -> None:
     if record.kind in ("step", "entry"):
         for row in record.data["entries"]:
             _show_row(row)
+        if "report" in record.data.get("state", {}):  # of language networks
+            for line in network_lines(record.data["state"]):
+                print(line)
     elif record.kind == "validated":
         for row in record.data["candidates"]:
             _show_validated(row)

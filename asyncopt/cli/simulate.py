@@ -75,8 +75,9 @@ def _figures(run: Simulated) -> dict[str, float]:
 
 def _title(config: Config, run: Simulated, seeds: str) -> str:
     optimizer = config.optimizer
-    options = [f"lag {optimizer.lag}"]
-    options += [f"{name} {value:g}" for name in ("quorum", "racing") if (value := getattr(optimizer, name)) is not None]
+    options = [f"lag {getattr(optimizer, 'lag', 0)}"]
+    named = {name: getattr(optimizer, name, None) for name in ("quorum", "racing")}
+    options += [f"{name} {value:g}" for name, value in named.items() if value is not None]
     return f"{run.task} with {run.optimizer}, {run.steps} steps, {', '.join(options)}, {seeds}: simulated"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncopt import codec
+from asyncopt.cli.show_network import prompts_in
 from asyncopt.dispatch import Dispatcher
 from asyncopt.result import Measured, Result, Scored
 from asyncopt.values import Dimension
@@ -100,7 +101,9 @@ def _instruction_lines(result: Result) -> list[str]:
     for title, scored in (("initial", result.initial), ("best", result.best)):
         if scored is None:
             continue
-        lines.append(f"{title:8} {codec.printable(scored.candidate, 500) or '(empty)'}")
+        for layer, prompt in prompts_in(scored.candidate).items():
+            name = "" if layer == "prompt" else f"{layer}: "
+            lines.append(f"{title:8} {name}{codec.printable(prompt, 500) or '(empty)'}")
         shares = {"train": scored.train, "validation": scored.validation, "held out": scored.held_out}
         known = [f"{name} {share(part)}" for name, part in shares.items() if part is not None or name != "validation"]
         lines.append(f"         {'   '.join(known)}   [{_origin(scored)}]")

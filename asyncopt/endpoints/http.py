@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,18 +19,19 @@ from aiohttp.http import HttpProcessingError, RawResponseMessage
 from yarl import URL
 
 from asyncopt.endpoints.http_exchange import MAX_BODY, Pieces, Target, exchange, read, release
-from asyncopt.endpoints.openai import OpenAIChat
-from asyncopt.endpoints.protocol import Answer, Codec, Reply
+from asyncopt.endpoints.openai import CHAT_CAPABILITIES, OpenAIChat
+from asyncopt.endpoints.protocol import Answer, Ask, Codec, LikelihoodCodec, Reply, converse
 from asyncopt.endpoints.secret import Secret
 from asyncopt.errors import ConfigError
 from asyncopt.identity import endpoint_identity
-from asyncopt.values import Capabilities, Completion, Fault, FaultKind, Generate
+from asyncopt.values import Capabilities, Completion, Fault, FaultKind, Likelihood, Request
 
 IDENTITY_HEADER = "x-asyncopt-identity"
 
 _ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError, ValueError)
-_AnswerIn: TypeAlias = "Callable[[RawResponseMessage, aiohttp.StreamReader], Awaitable[Answer]]"
+_Read = TypeVar("_Read")
 _TOO_LARGE = Fault(FaultKind.MALFORMED, f"the answer is larger than {MAX_BODY} bytes")
+_NO_LIKELIHOODS = Fault(FaultKind.FATAL_CONFIG, "this format cannot ask for the log-probabilities of a given text")
 
 
 def check_address(base_url: str) -> None:
@@ -64,11 +65,12 @@ class HttpEndpoint:
     ) -> None:
         self.base_url = endpoint_identity(base_url)
         check_address(self.base_url)
-        self.identity = self.base_url if identity is None else identity
-        self.supports = Capabilities(stream=True) if supports is None else supports
+        self.supports = CHAT_CAPABILITIES if supports is None else supports
         self._key = None if api_key is None else Secret(api_key)
         self.account = "" if self._key is None else self._key.fingerprint()
         self._codec: Codec = OpenAIChat() if codec is None else codec
+        # The same messages are another text in another format at the same address.
+        self.identity = (self.base_url if identity is None else identity) + getattr(self._codec, "variant", "")
         self._keepalive = keepalive
         self._connector: aiohttp.TCPConnector | None = None
         self._targets: dict[str, Target] = {}
@@ -85,18 +87,39 @@ class HttpEndpoint:
             self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keepalive)
         return await target.connect(self._connector)
 
-    async def send(self, model: str, request: Generate) -> Answer:
-        return await self._post(model, self._codec.encode(model, request), self._whole)
+    async def send(self, model: str, request: Request) -> Answer:
+        if isinstance(request, Likelihood):
+            return await self._likelihood(model, request)
+        return await self._post(self._url(self._codec.path(model)), self._codec.encode(model, request), self._whole)
 
-    async def send_streamed(self, model: str, request: Generate, first_piece: Callable[[], None]) -> Answer:
-        """One attempt, as :meth:`send`; ``first_piece`` is called once, when the answer begins."""
+    async def send_streamed(self, model: str, request: Request, first_piece: Callable[[], None]) -> Answer:
+        """One attempt, as :meth:`send`; ``first_piece`` is called once, when the answer begins.
+
+        A :class:`Likelihood` has no pieces: it is sent as ever.
+        """
+        if isinstance(request, Likelihood):
+            return await self._likelihood(model, request)
         body = self._codec.encode(model, request, stream=True)
-        return await self._post(model, body, partial(self._streamed, first_piece))
+        return await self._post(self._url(self._codec.path(model)), body, partial(self._streamed, first_piece))
 
-    async def _post(self, model: str, body: bytes, answer_in: _AnswerIn) -> Answer:
-        target = self._targets.get(model)
+    async def _likelihood(self, model: str, request: Likelihood) -> Answer:
+        if not isinstance(self._codec, LikelihoodCodec):
+            return _NO_LIKELIHOODS
+        answer = await converse(self._codec.likelihood(model, request), self._reply_to)
+        return answer if isinstance(answer, Completion) else self._redacted(answer)
+
+    async def _reply_to(self, ask: Ask) -> Reply | Fault:
+        return await self._post(self._url(ask.path, ask.at_root), ask.body, self._reply)
+
+    def _url(self, path: str, at_root: bool = False) -> str:
+        return (self.base_url.removesuffix("/v1") if at_root else self.base_url) + path
+
+    async def _post(
+        self, url: str, body: bytes, read_out: Callable[[RawResponseMessage, aiohttp.StreamReader], Awaitable[_Read]]
+    ) -> _Read | Fault:
+        target = self._targets.get(url)
         if target is None:
-            target = self._targets[model] = Target(URL(self.base_url + self._codec.path(model)), self._headers())
+            target = self._targets[url] = Target(URL(url), self._headers())
         try:
             connection = await self._connect(target)
         except _ERRORS as error:
@@ -104,24 +127,26 @@ class HttpEndpoint:
         try:
             message, content = await exchange(connection, target, body)
             if 300 <= message.code < 400:
-                answer = self._redacted(_redirected(message))
+                found: _Read | Fault = _redirected(message, self._key)
             else:
-                answer = await answer_in(message, content)
+                found = await read_out(message, content)
         except BaseException as error:
             connection.close()
             if isinstance(error, _ERRORS):
                 return _broken(error)
             raise
         release(connection)
-        return answer
+        return found
 
-    async def _whole(self, message: RawResponseMessage, content: aiohttp.StreamReader) -> Answer:
+    async def _reply(self, message: RawResponseMessage, content: aiohttp.StreamReader) -> Reply | Fault:
         data = await read(content)
         if data is None:
             return _TOO_LARGE
-        if self._key is not None:
-            data = self._key.redact_bytes(data)
-        answer = self._codec.decode(Reply(message.code, message.headers, data))
+        return Reply(message.code, message.headers, data if self._key is None else self._key.redact_bytes(data))
+
+    async def _whole(self, message: RawResponseMessage, content: aiohttp.StreamReader) -> Answer:
+        reply = await self._reply(message, content)
+        answer = reply if isinstance(reply, Fault) else self._codec.decode(reply)
         return answer if isinstance(answer, Completion) else self._redacted(answer)
 
     async def _streamed(
@@ -147,11 +172,12 @@ class HttpEndpoint:
             await connector.close()
 
 
-def _redirected(message: RawResponseMessage) -> Fault:
+def _redirected(message: RawResponseMessage, key: Secret | None) -> Fault:
     try:
         host = urlsplit(message.headers.get("Location", "")).hostname or "another place"
     except ValueError:
         host = "a place that cannot be read"
+    host = host if key is None else key.redact(host)
     return Fault(
         FaultKind.FATAL_CONFIG,
         f"HTTP {message.code} redirects to {host[:100]}, which is never followed; set the base URL to the real one",

@@ -5,18 +5,21 @@ Pure: bytes out, bytes in. Nothing that a server sends makes :meth:`OpenAIChat.d
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from asyncopt import codec
 from asyncopt.endpoints.faults import fault_of, has_error, malformed, truncated
-from asyncopt.endpoints.parts import count_of, json_of, name_of, text_of
+from asyncopt.endpoints.parts import count_of, float_of, json_of, name_of, text_of
 from asyncopt.endpoints.protocol import Answer, Reply, StreamDecoder
 from asyncopt.endpoints.ratelimits import rate_limits
 from asyncopt.endpoints.sse import StreamedAnswer
-from asyncopt.values import Completion, Fault, FaultKind, Finish, Generate, TokenLogprob, Usage
+from asyncopt.values import Capabilities, Completion, Fault, FaultKind, Finish, Generate, Sampling, TokenLogprob, Usage
 
 _FINISH = {"stop": Finish.STOP, "eos": Finish.STOP, "length": Finish.LENGTH, "max_tokens": Finish.LENGTH}
+
+
+STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+CHAT_CAPABILITIES = Capabilities(top_logprobs=20, stream=True)
 
 
 class OpenAIChat:
@@ -30,29 +33,12 @@ class OpenAIChat:
 
     def encode(self, model: str, request: Generate, *, stream: bool = False) -> bytes:
         """The request's body; parameters left at None are not in it, and neither is the draw."""
-        sampling = request.sampling
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.prompt],
-        }
-        for name, value in (
-            ("temperature", sampling.temperature),
-            ("top_p", sampling.top_p),
-            ("max_tokens", sampling.max_tokens),
-            ("seed", sampling.seed),
-            ("grammar", sampling.grammar),
-        ):
-            if value is not None:
-                body[name] = value
-        if sampling.stop:
-            body["stop"] = sampling.stop
+        messages = [{"role": message.role, "content": message.content} for message in request.prompt]
+        body: dict[str, Any] = {"model": model, "messages": messages, **parameters(request.sampling)}
         if request.top_logprobs:
             body["logprobs"] = True
             body["top_logprobs"] = request.top_logprobs
-        if stream:
-            body["stream"] = True
-            body["stream_options"] = {"include_usage": True}
-        return codec.dumps(body)
+        return codec.dumps(body | STREAMED if stream else body)
 
     def decode(self, reply: Reply) -> Answer:
         """The completion in the reply, or the fault that the reply stands for, also under status 200."""
@@ -62,36 +48,68 @@ class OpenAIChat:
         return StreamedAnswer(reply, _Chunks(), _answer_of)
 
 
+def parameters(sampling: Sampling) -> dict[str, Any]:
+    """The fields of a body that say how to draw."""
+    named = (
+        ("temperature", sampling.temperature),
+        ("top_p", sampling.top_p),
+        ("max_tokens", sampling.max_tokens),
+        ("seed", sampling.seed),
+        ("grammar", sampling.grammar),
+        ("stop", sampling.stop or None),
+    )
+    return {name: value for name, value in named if value is not None}
+
+
 def _answer_of(reply: Reply, body: Any) -> Answer:
+    found = object_of(reply, body)
+    return found if isinstance(found, Fault) else _completion_of(found, reply)
+
+
+def object_of(reply: Reply, body: Any) -> dict[str, Any] | Fault:
+    """The object of a successful reply, or the fault that the reply stands for."""
     if not 200 <= reply.status < 300:
         return fault_of(reply.status, reply.headers, body)
     if body is None:
         return malformed(reply.status, "a body that is not JSON")
     if not isinstance(body, dict) or body.get("error") is not None:
         return fault_of(reply.status, reply.headers, body) if has_error(body) else malformed(reply.status, "no object")
-    return _completion_of(body, reply)
+    return body
 
 
 def _completion_of(body: dict[str, Any], reply: Reply) -> Answer:
-    choice = _first_choice(body)
+    choice = first_choice(body)
     message = choice.get("message") if choice is not None else None
     if choice is None or not isinstance(message, dict):
         return malformed(reply.status, "no choice")
+    return completion_of(
+        reply, body, choice, text_of(message.get("content")), _logprobs_of(choice), message.get("refusal")
+    )
+
+
+def completion_of(
+    reply: Reply,
+    body: dict[str, Any],
+    choice: dict[str, Any],
+    text: str,
+    logprobs: tuple[TokenLogprob, ...],
+    refusal: object = None,
+) -> Answer:
+    """The completion with this text, or the fault that its end stands for."""
     usage = usage_of(body.get("usage"))
     limits = rate_limits(reply.headers)
     reason = choice.get("finish_reason")
-    if reason == "content_filter" or message.get("refusal"):
-        refusal = message.get("refusal")
+    if reason == "content_filter" or refusal:
         detail = codec.printable(refusal) if isinstance(refusal, str) else "content filter"
         return Fault(FaultKind.REFUSED, detail, usage=usage, limits=limits)
     finish = _FINISH.get(reason, Finish.OTHER) if isinstance(reason, str) else Finish.OTHER
-    text = text_of(message.get("content"))
-    if not text and finish is Finish.LENGTH:
+    if not (text or logprobs) and finish is Finish.LENGTH:
         return truncated(usage, limits)
-    return Completion(text, finish, usage, _logprobs_of(choice), name_of(body.get("model")), limits)
+    return Completion(text, finish, usage, logprobs, name_of(body.get("model")), limits)
 
 
-def _first_choice(body: dict[str, Any]) -> dict[str, Any] | None:
+def first_choice(body: dict[str, Any]) -> dict[str, Any] | None:
+    """The first of the object's choices, if it has any."""
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     return choice if isinstance(choice, dict) else None
@@ -112,25 +130,24 @@ def usage_of(usage: Any) -> Usage:
 def _logprobs_of(choice: dict[str, Any]) -> tuple[TokenLogprob, ...]:
     logprobs = choice.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not isinstance(content, list):
-        return ()
-    entries = []
-    for entry in content:
-        pair = _pair_of(entry)
-        if pair is None:
-            return ()  # half a list would be read as a whole one
-        others = entry.get("top_logprobs")
-        top = tuple(filter(None, map(_pair_of, others))) if isinstance(others, list) else ()
-        entries.append(TokenLogprob(*pair, top))
-    return tuple(entries)
+    entries = [token_logprob(entry) for entry in content] if isinstance(content, list) else []
+    found = tuple(entry for entry in entries if entry is not None)
+    return found if len(found) == len(entries) else ()  # half a list would be read as a whole one
+
+
+def token_logprob(entry: Any) -> TokenLogprob | None:
+    """The token of one entry of ``logprobs.content``, or None where it cannot be read."""
+    pair = _pair_of(entry)
+    if pair is None:
+        return None
+    others = entry.get("top_logprobs")
+    return TokenLogprob(*pair, tuple(filter(None, map(_pair_of, others))) if isinstance(others, list) else ())
 
 
 def _pair_of(entry: Any) -> tuple[str, float] | None:
     token = entry.get("token") if isinstance(entry, dict) else None
-    value = entry.get("logprob") if isinstance(entry, dict) else None
-    if isinstance(token, str) and isinstance(value, int | float) and math.isfinite(value):
-        return token, float(value)
-    return None
+    value = float_of(entry.get("logprob")) if isinstance(entry, dict) else None
+    return (token, value) if isinstance(token, str) and value is not None else None
 
 
 class _Chunks:
@@ -148,7 +165,7 @@ class _Chunks:
         for name in ("model", "usage"):  # the usage comes last, in a chunk of its own without choices
             if event.get(name):
                 self._rest[name] = event[name]
-        choice = _first_choice(event)
+        choice = first_choice(event)
         if choice is None:
             return False
         delta = choice.get("delta")

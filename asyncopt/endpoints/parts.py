@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from asyncopt import codec
@@ -31,6 +32,17 @@ def count_of(value: Any) -> int | None:
     """A number of tokens, or None for anything else."""
     good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _TOKENS_BELIEVED
     return value if good else None
+
+
+def float_of(value: Any) -> float | None:
+    """A finite number, or None for anything else; JSON has whole numbers that no float holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def name_of(value: Any) -> str:

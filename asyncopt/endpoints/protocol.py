@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
-from asyncopt.values import Capabilities, Completion, Fault, Generate
+from asyncopt.values import Capabilities, Completion, Fault, Generate, Likelihood, Request
 
 Answer: TypeAlias = "Completion | Fault"
 
@@ -44,6 +44,41 @@ class Codec(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One HTTP request that a codec wants sent; ``path`` follows the base URL, or the server's root if ``at_root``."""
+
+    path: str
+    body: bytes
+    at_root: bool = False
+
+
+Exchange: TypeAlias = "Generator[Ask, Reply, Answer]"
+
+
+@runtime_checkable
+class LikelihoodCodec(Codec, Protocol):
+    """A codec whose servers can also be asked how likely a given text is."""
+
+    def likelihood(self, model: str, request: Likelihood) -> Exchange:
+        """Yields what is to be sent, is given the reply to each, and returns the answer; nothing raises."""
+        ...
+
+
+async def converse(exchange: Exchange, reply_to: Callable[[Ask], Awaitable[Reply | Fault]]) -> Answer:
+    """The answer at the end of an exchange; a request without a reply ends it with that fault."""
+    try:
+        ask = next(exchange)
+        while True:
+            reply = await reply_to(ask)
+            if isinstance(reply, Fault):
+                return reply
+            ask = exchange.send(reply)
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer
+
+
 class StreamDecoder(Protocol):
     """Puts a streamed answer together from its bytes, however they are cut."""
 
@@ -63,7 +98,7 @@ class Endpoint(Protocol):
     account: str
     supports: Capabilities
 
-    async def send(self, model: str, request: Generate) -> Answer:
+    async def send(self, model: str, request: Request) -> Answer:
         """One attempt. Never retries, never raises for anything that a server or a network does."""
         ...
 
@@ -73,6 +108,6 @@ class Endpoint(Protocol):
 class StreamingEndpoint(Endpoint, Protocol):
     """An endpoint with ``supports.stream``: it can say when the first piece of an answer has come."""
 
-    async def send_streamed(self, model: str, request: Generate, first_piece: Callable[[], None]) -> Answer:
+    async def send_streamed(self, model: str, request: Request, first_piece: Callable[[], None]) -> Answer:
         """One attempt, as :meth:`send`; ``first_piece`` is called once, when the answer begins."""
         ...

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from asyncopt.endpoints import anthropic
+from asyncopt.endpoints import anthropic, completions
 from asyncopt.endpoints.anthropic import AnthropicMessages
 from asyncopt.endpoints.azure import AzureChat
-from asyncopt.endpoints.openai import OpenAIChat
+from asyncopt.endpoints.completions import PromptLogprobs, TextCompletions
+from asyncopt.endpoints.openai import CHAT_CAPABILITIES, OpenAIChat
 from asyncopt.endpoints.protocol import Codec
 from asyncopt.errors import ConfigError
 from asyncopt.values import Capabilities
@@ -37,14 +38,15 @@ class Family:
     capabilities: Capabilities
 
 
-_CHAT = Capabilities(stream=True)
 FAMILIES: dict[str, Family] = {
-    "openai": Family("https://api.openai.com/v1", "OPENAI_API_KEY", lambda _: OpenAIChat(), _CHAT),
+    "openai": Family("https://api.openai.com/v1", "OPENAI_API_KEY", lambda _: OpenAIChat(), CHAT_CAPABILITIES),
     "anthropic": Family(
         "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", lambda _: AnthropicMessages(), anthropic.CAPABILITIES
     ),
-    "azure": Family(None, "AZURE_OPENAI_API_KEY", AzureChat, _CHAT),
-    "openrouter": Family("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", lambda _: OpenAIChat(), _CHAT),
+    "azure": Family(None, "AZURE_OPENAI_API_KEY", AzureChat, CHAT_CAPABILITIES),
+    "openrouter": Family(
+        "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", lambda _: OpenAIChat(), CHAT_CAPABILITIES
+    ),
     "gemini": Family(
         "https://generativelanguage.googleapis.com/v1beta/openai",
         "GEMINI_API_KEY",
@@ -52,7 +54,7 @@ FAMILIES: dict[str, Family] = {
         Capabilities(seed=False, stream=True),  # it answers 400 to a seed, which it calls an unknown name
     ),
 }
-_COMPATIBLE = Family(None, "OPENAI_API_KEY", lambda _: OpenAIChat(), _CHAT)
+_COMPATIBLE = Family(None, "OPENAI_API_KEY", lambda _: OpenAIChat(), CHAT_CAPABILITIES)
 
 
 def _split(name: str) -> tuple[str, Family, str]:
@@ -84,6 +86,16 @@ def provider(name: str, base_url: str | None, api_key: str | None) -> Provider:
     if base_url is None and api_key is None:
         raise ConfigError(f"{name} needs an API key; pass api_key=os.environ['{family.key_variable}']")
     return Provider(model, address, family.codec(address), family.capabilities)
+
+
+def as_completions(found: Provider, prompt_logprobs: PromptLogprobs = "echo") -> Provider:
+    """The same model, asked to continue raw text; raises :class:`ConfigError` where the format has no such thing."""
+    if type(found.codec) is not OpenAIChat:
+        raise ConfigError(
+            f'{found.model} at {found.base_url} has no format "completions", which only OpenAI and servers like vLLM '
+            "have; leave the format out, or say openai/NAME with the base URL of a server that has it"
+        )
+    return replace(found, codec=TextCompletions(prompt_logprobs), capabilities=completions.CAPABILITIES)
 
 
 def _without_address(name: str, prefix: str) -> str:

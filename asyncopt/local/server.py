@@ -50,7 +50,9 @@ class LocalServer:
     file, and neither threads nor slots change an answer.
     """
 
-    supports = Capabilities(completion=True, top_logprobs=100, seed=True, n=True, logit_bias=True, grammar=True)
+    supports = Capabilities(
+        completion=True, top_logprobs=100, prompt_logprobs=True, seed=True, n=True, logit_bias=True, grammar=True
+    )
     base_url: str
     identity: str
     pid: int

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from asyncopt.engine import Model
 from asyncopt.errors import ConfigError
+from asyncopt.evaluate import Program
 from asyncopt.optimizers.history import Entry, History
 from asyncopt.optimizers.script import Script
 from asyncopt.racing import Floor
@@ -144,6 +145,10 @@ class Optimizer(Protocol):
 
     def check(self, task: AnyTask, scorer: Model | None, proposer: Model | None) -> None:
         """Raise :class:`ConfigError` if this task or these models cannot be used, before any call."""
+        ...
+
+    def program(self, task: AnyTask) -> Program:
+        """How this optimizer's candidates answer an example."""
         ...
 
     async def run(self, search: Search) -> None: ...

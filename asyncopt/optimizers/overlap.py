@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from asyncopt.errors import ConfigError
+from asyncopt.evaluate import PROMPTED, Program
 from asyncopt.optimizers.base import AnyTask, Seen
 from asyncopt.tasks.task import Task
 
@@ -54,6 +55,10 @@ class Overlap:
                 raise ConfigError(f"{name} is {value}; it must be at least 1, or left out")
         if self.patience is not None and self.validate_every is None:
             raise ConfigError("patience counts validations and there are none; set validate_every, such as 3")
+
+    def program(self, task: AnyTask) -> Program:
+        """Candidates are instructions, which the task's template puts into one prompt."""
+        return PROMPTED
 
     def check_examples(self, task: AnyTask) -> None:
         """Raise :class:`ConfigError` where a task has no examples to be decided on."""

@@ -32,8 +32,11 @@ class TaskInfo:
 
 
 def catalogue() -> list[TaskInfo]:
-    """All tasks that have names; beside them, a path ending in ``.jsonl`` is a task too."""
-    from asyncopt.tasks import aqua, bbh, gsm8k, mmlu, multiarith, procedural
+    """All tasks that have names; beside them, a path ending in ``.jsonl`` is a task too.
+
+    Those of Deep Language Networks go by their last word as well: ``navigate`` is ``dln/navigate``.
+    """
+    from asyncopt.tasks import aqua, bbh, dln, gsm8k, mmlu, multiarith, procedural
 
     return [
         *(TaskInfo(name, summary, needs_data=False) for name, summary in procedural.SUMMARIES.items()),
@@ -44,6 +47,7 @@ def catalogue() -> list[TaskInfo]:
         TaskInfo("aqua", aqua.SUMMARY, needs_data=True),
         TaskInfo("multiarith", multiarith.SUMMARY, needs_data=True),
         *(TaskInfo(f"mmlu/{stem}", mmlu.summary_of(stem), needs_data=True) for stem in mmlu.STEMS),
+        *(TaskInfo(f"dln/{stem}", dln.summary_of(stem), needs_data=True) for stem in dln.STEMS),
     ]
 
 
@@ -55,7 +59,8 @@ def load(
     ``data`` is the folder with published files (:mod:`asyncopt.tasks.sources` has its layout), by default the one that
     ``asyncopt data get`` fills; nothing is ever downloaded here. ``seed`` deals the examples of bundled words and own
     data to their splits, and is the repetition of problems that are scored by a function; published tasks have the
-    reference's split for every seed. Raises :class:`ConfigError` for an unknown name or option and :class:`DataError`
+    reference's split for every seed (those of Deep Language Networks, where a ``train_size`` cuts it, that of the
+    seed). Raises :class:`ConfigError` for an unknown name or option and :class:`DataError`
     for data that cannot be used.
     """
     from asyncopt.tasks import jsonl, procedural
@@ -68,14 +73,14 @@ def load(
         return _linear_regression(seed, options)
     if name == _TSP:
         return _tsp(seed, options)
-    task = _published(name, data, options)
+    task = _published(name, data, seed, options)
     if task is None:
         raise _unknown(name)
     return task
 
 
-def _published(name: str, data: Path | None, options: Mapping[str, object]) -> Task | None:
-    from asyncopt.tasks import aqua, bbh, gsm8k, mmlu, multiarith
+def _published(name: str, data: Path | None, seed: int, options: Mapping[str, object]) -> Task | None:
+    from asyncopt.tasks import aqua, bbh, dln, gsm8k, mmlu, multiarith
 
     family, _, stem = name.partition("/")
     if name == "gsm8k":
@@ -88,7 +93,9 @@ def _published(name: str, data: Path | None, options: Mapping[str, object]) -> T
         return bbh.load(stem, data, options)
     if family == "mmlu" and stem in mmlu.STEMS:
         return mmlu.load(stem, data, options)
-    return None
+    # A plain name is enough where no other task has it: gsm8k, found above, is OPRO's.
+    plain = stem if family == "dln" else name
+    return dln.load(plain, data, seed, options) if plain in dln.STEMS else None
 
 
 def _linear_regression(seed: int, options: Mapping[str, object]) -> LinearRegression:

@@ -8,7 +8,7 @@ from pathlib import Path
 from asyncopt import codec
 from asyncopt.tasks.sources import REFERENCE, PublishedFile
 from asyncopt.tasks.splits import Splits, dealt_task
-from asyncopt.tasks.task import Example, Task
+from asyncopt.tasks.task import Example, Task, letter_classes
 
 SUMMARY = "algebra in words, multiple choice; 254 items, all for the test unless train_ratio is set"
 FILE = PublishedFile(
@@ -35,6 +35,7 @@ def load(data: Path | None, options: Mapping[str, object]) -> Task:
         options,
         kind="choice",
         description="Solve an algebraic problem told in words by choosing one of five options.",
+        classes=letter_classes("ABCDE"),
     )
 
 

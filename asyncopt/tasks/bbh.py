@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from asyncopt import codec
 from asyncopt.answers import Kind
 from asyncopt.tasks.sources import PublishedFile
 from asyncopt.tasks.splits import Splits, dealt_task
-from asyncopt.tasks.task import Example, Task
+from asyncopt.tasks.task import Example, Task, letter_classes
 
 TRAIN_RATIO = 0.2
 
@@ -60,6 +61,12 @@ _KINDS: dict[str, Kind] = {
     ),
     **dict.fromkeys(("dyck_languages", "word_sorting"), "text"),
 }
+_YES_NO = ("yes|Yes", "no|No")
+_WORDS: dict[str, tuple[str, ...]] = {
+    "boolean_expressions": ("true|True", "false|False"),
+    "formal_fallacies": ("valid|Valid", "invalid|Invalid"),
+}
+_OPTION = re.compile(r"^\(([A-Z])\)", re.MULTILINE)
 
 
 def kind_of(stem: str) -> Kind:
@@ -92,4 +99,16 @@ def load(stem: str, data: Path | None, options: Mapping[str, object]) -> Task:
         options,
         kind=kind_of(stem),
         description=f"The task {stem.replace('_', ' ')} of BIG-Bench Hard.",
+        classes=_classes(stem, examples),
+    )
+
+
+def _classes(stem: str, examples: Sequence[Example]) -> tuple[str, ...]:
+    """The classes of a task: two words, or as many letters as any item has options; none where a target is neither."""
+    if kind_of(stem) == "boolean":
+        return _WORDS.get(stem, _YES_NO)
+    if kind_of(stem) != "choice" or not all(_OPTION.fullmatch(example.target) for example in examples):
+        return ()
+    return letter_classes(
+        "".join(sorted({letter for example in examples for letter in _OPTION.findall(example.input)}))
     )

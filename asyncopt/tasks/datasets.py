@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from asyncopt.errors import ConfigError
-from asyncopt.tasks import aqua, bbh, gsm8k, mmlu, multiarith
+from asyncopt.tasks import aqua, bbh, gsm8k, mmlu, multiarith, sentences
 from asyncopt.tasks.sources import PublishedFile
 
 
@@ -30,6 +30,13 @@ DATASETS = (
         "mmlu", "MIT", "mmlu/<subject>_test.csv", tuple(file for stem in mmlu.SUBJECTS for file in mmlu.files_of(stem))
     ),
     DataSet("multiarith", None, "multiarith/MultiArith.json", (multiarith.FILE,)),
+    # The licence is the collection's; the texts in it come from others, who have terms of their own.
+    DataSet(
+        "ordered-prompt",
+        "MIT",
+        "ordered-prompt/<task>/*.jsonl",
+        tuple(file for stem in sentences.ORDERED_PROMPT for file in sentences.files_of(stem)),
+    ),
 )
 
 
@@ -46,7 +53,7 @@ def files_named(names: Iterable[str]) -> list[PublishedFile]:
             meant = f"did you mean {near[0]}? " if near else ""
             sets = ", ".join(one.name for one in DATASETS)
             raise ConfigError(
-                f"there are no data named {name!r}; {meant}wanted all, {sets}, bbh/<task> or mmlu/<subject>"
+                f"there are no data named {name!r}; {meant}wanted all, {sets}, bbh/<task>, mmlu/<subject> or dln/<task>"
             )
         files |= {file.path: file for file in known[name]}
     return list(files.values())
@@ -54,7 +61,7 @@ def files_named(names: Iterable[str]) -> list[PublishedFile]:
 
 def tasks_in(folder: Path) -> list[str]:
     """The names of the published tasks whose files are all in the folder; whether they are right, loading tells."""
-    names = [name for name in _known() if name not in ("all", "bbh", "mmlu")]
+    names = [name for name in _known() if name not in ("all", "bbh", "mmlu", "ordered-prompt")]
     return [name for name in names if all((folder / file.path).is_file() for file in files_named([name]))]
 
 
@@ -62,4 +69,5 @@ def _known() -> dict[str, tuple[PublishedFile, ...]]:
     known = {"all": tuple(file for one in DATASETS for file in one.files)}
     known |= {one.name: one.files for one in DATASETS}
     known |= {f"bbh/{stem}": (bbh.file_of(stem),) for stem in bbh.STEMS}
-    return known | {f"mmlu/{stem}": mmlu.files_of(stem) for stem in mmlu.STEMS}
+    known |= {f"mmlu/{stem}": mmlu.files_of(stem) for stem in mmlu.STEMS}
+    return known | {f"dln/{stem}": sentences.files_of(stem) for stem in sentences.ORDERED_PROMPT}

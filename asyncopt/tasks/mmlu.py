@@ -10,7 +10,7 @@ from pathlib import Path
 from asyncopt.errors import DataError
 from asyncopt.tasks.sources import REFERENCE, PublishedFile
 from asyncopt.tasks.splits import Splits, dealt_task
-from asyncopt.tasks.task import Example, Task
+from asyncopt.tasks.task import Example, Task, letter_classes
 
 TRAIN_RATIO, VALIDATION_RATIO = 0.8, 0.2  # so nothing is left for the test
 
@@ -116,6 +116,7 @@ def load(stem: str, data: Path | None, options: Mapping[str, object]) -> Task:
         options,
         kind="choice",
         description=f"Answer a question about {_words(stem)} by choosing one of four options.",
+        classes=letter_classes(_LETTERS),
     )
 
 

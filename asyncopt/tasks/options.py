@@ -13,7 +13,17 @@ from asyncopt.errors import ConfigError
 from asyncopt.tasks.task import Position, Task, position_template
 from asyncopt.templates import compiled
 
-COMMON = ("template", "initial", "max_tokens", "position", "frame", "temperature", "answers", "final_answer_cue")
+COMMON = (
+    "template",
+    "initial",
+    "max_tokens",
+    "position",
+    "frame",
+    "temperature",
+    "answers",
+    "final_answer_cue",
+    "classes",
+)
 
 Choice = TypeVar("Choice")
 
@@ -35,6 +45,7 @@ def with_options(task: Task, options: Mapping[str, object], own: Iterable[str] =
 
     ``template`` is Jinja with ``instruction`` and ``input``, and ``position`` and ``frame`` name one of the paper's
     instead. ``initial`` is one starting instruction or several. ``temperature`` and ``max_tokens`` are the scorer's.
+    ``classes`` are two texts or more, each with the verbalizers of one class as ``yes|Yes``, or none.
     """
     check_names(task.name, options, (*COMMON, *own))
     changes: dict[str, Any] = _template(task.name, options)
@@ -48,6 +59,8 @@ def with_options(task: Task, options: Mapping[str, object], own: Iterable[str] =
         changes["answers"] = _one_of(task.name, "answers", options["answers"], ANSWERS)
     if "final_answer_cue" in options:
         changes["final_answer_cue"] = text_option(task.name, options, "final_answer_cue", "")
+    if "classes" in options:
+        changes["classes"] = _classes(task.name, options["classes"])
     return replace(task, **changes) if changes else task
 
 
@@ -90,6 +103,15 @@ def _initial(task: str, value: object) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not texts or not all(isinstance(text, str) for text in texts):
         raise wrong_option(task, "initial", value, "a text or a list of texts")
+    return texts
+
+
+def _classes(task: str, value: object) -> tuple[str, ...]:
+    texts = tuple(value) if isinstance(value, list | tuple) else ("",)
+    if len(texts) == 1 or not all(isinstance(text, str) for text in texts):
+        raise wrong_option(
+            task, "classes", value, "a list of two texts or more, such as ['yes|Yes', 'no|No'], or of none"
+        )
     return texts
 
 

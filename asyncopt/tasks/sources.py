@@ -1,7 +1,8 @@
 """Published data files: where they lie, that they are the ones meant, and what is recorded of those without a pin.
 
 The layout of a data folder: ``gsm8k/train.jsonl``, ``gsm8k/test.jsonl``, ``bbh/<task>.json``, ``aqua/test.json``,
-``mmlu/<subject>_test.csv`` and ``multiarith/MultiArith.json``, each as its authors published it.
+``mmlu/<subject>_test.csv``, ``multiarith/MultiArith.json``, ``ordered-prompt/<task>/{train,dev_subsample,test}.jsonl``,
+``leopard/<task>_eval.json`` and ``bigbench/<path>/task.json``, each as its authors published it.
 """
 
 from __future__ import annotations

@@ -40,6 +40,11 @@ def position_template(position: Position, *, frame: bool) -> str:
     return templates[position]
 
 
+def letter_classes(letters: str) -> tuple[str, ...]:
+    """The classes of a multiple choice among these options, as DLN's reference code verbalizes them: ``a|A`` first."""
+    return tuple(f"{letter.lower()}|{letter}" for letter in letters)
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One item: the question, the right answer, and its number in its source."""
@@ -59,6 +64,10 @@ class Task:
     models: its first answer and the cue are appended to the prompt. ``fingerprint`` is a sha256 over the data, so that
     a resumed study can refuse changed data. ``forbid`` matches text that a candidate may not contain (digits for GSM8K;
     OPRO, section 5.1, reference code).
+
+    ``classes`` are the answers that there are, where they are few: for each its verbalizers, the texts that may stand
+    for it, as ``yes|Yes`` (Deep Language Networks). ``hidden_initial`` is where the search for the prompt of a hidden
+    layer starts, as ``initial`` is for the layer that answers.
     """
 
     name: str
@@ -78,6 +87,8 @@ class Task:
     answers: Answers = "strict"
     final_answer_cue: str = ""
     temperature: float = 0.0
+    classes: tuple[str, ...] = ()
+    hidden_initial: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -89,6 +100,8 @@ class Task:
             raise ConfigError(f"the task {self.name!r} has no {missing}; give at least one")
         if not self.template:
             object.__setattr__(self, "template", position_template(self.position, frame=self.frame))
+        for example in self.fold("all") if self.classes else ():
+            self.class_of(example.target)
 
     @cached_property
     def _render(self) -> Callable[..., str]:
@@ -115,6 +128,32 @@ class Task:
         """What the rules of grading take for the answer in a text; empty where there is none."""
         return parse(self.kind, answer, answers=self.answers, after_cue=bool(self.final_answer_cue))
 
+    @cached_property
+    def _class_of(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for index, verbalizers in enumerate(self.classes):
+            for verbalizer in map(_bare, verbalizers.split("|")):
+                if not verbalizer:
+                    raise ConfigError(
+                        f"the class {verbalizers!r} of {self.name} has an empty text; write it as one|One"
+                    )
+                if found.setdefault(verbalizer, index) != index:
+                    raise ConfigError(f"{verbalizer!r} is in two classes of {self.name}; leave it in one of them")
+        return found
+
+    def class_of(self, target: str) -> int:
+        """The index of the class that has the target among its verbalizers, whatever their case and brackets.
+
+        Raises :class:`ConfigError` where there is none, which the task itself rules out for its examples' targets.
+        """
+        index = self._class_of.get(_bare(target))
+        if index is None:
+            classes = ", ".join(self.classes) or "none"
+            raise ConfigError(
+                f"the target {target!r} is in no class of {self.name}, which are {classes}; add it to one"
+            )
+        return index
+
     def fold(self, fold: Fold) -> tuple[Example, ...]:
         """The examples of a split, or of all three."""
         if fold == "all":
@@ -129,3 +168,7 @@ class Task:
         if limit < 1:
             raise ConfigError(f"the limit is {limit}; it must be at least 1 example")
         return replace(self, train=self.train[:limit], validation=self.validation[:limit], test=self.test[:limit])
+
+
+def _bare(text: str) -> str:
+    return text.strip().strip("()").casefold()

@@ -1,5 +1,6 @@
 """For tests, benchmarks and ``asyncopt simulate``: a simulated API, and loops whose time is virtual."""
 
+from asyncopt.testing.abilities import Abilities
 from asyncopt.testing.answers import AnswerModel, Item, items_of
 from asyncopt.testing.clock import run_virtual
 from asyncopt.testing.faults import FaultPlan
@@ -9,6 +10,7 @@ from asyncopt.testing.ledger import Entry, Ledger
 from asyncopt.testing.simulated import SimulatedAPI
 
 __all__ = [
+    "Abilities",
     "AnswerModel",
     "Constant",
     "Entry",

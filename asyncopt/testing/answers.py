@@ -28,6 +28,9 @@ LOWEST, HIGHEST = 0.05, 0.95
 _EMPTY_LOGIT = -0.6  # an empty instruction is right for about 37 % of the questions
 _WORD_SCALE = 0.4
 _SHARED = 0.5
+_SHARPNESS = 4.0  # of the probability of a right answer, in its lead over the question's luck
+_ON_OTHERS = 0.02  # what a wrong answer has that is not the model's own, beside that one
+_MOST_OTHERS = 36  # wrong answers to one question that have a probability: as many as there are labels anywhere
 
 _NONCE = re.compile(r"nonce[=:]\s*([A-Za-z0-9_-]+)")
 _FRAME = re.compile(r"^[ \t]*(?:Q|A|Question|Answer|Input|Output):", re.MULTILINE)
@@ -40,20 +43,29 @@ _EMPTY: Mapping[str, Item] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question that the model knows, and its right answer."""
+    """A question that the model knows, and its right answer; ``labels`` are all answers there are, where few."""
 
     question: str
     target: str
     kind: Kind
+    labels: tuple[str, ...] = ()
 
 
 def items_of(tasks: Iterable[Task]) -> dict[str, Item]:
     """All examples of the tasks as items, by the task's name and the question."""
     return {
-        f"{task.name}: {example.input}": Item(example.input, example.target, task.kind)
+        f"{task.name}: {example.input}": Item(example.input, example.target, task.kind, _labels(task, example.target))
         for task in tasks
         for example in (*task.train, *task.validation, *task.test)
     }
+
+
+def _labels(task: Task, target: str) -> tuple[str, ...]:
+    """The first verbalizer of every class; the target stands for its own."""
+    labels = [verbalizers.partition("|")[0] for verbalizers in task.classes]
+    if labels:
+        labels[task.class_of(target)] = target
+    return tuple(labels)
 
 
 class AnswerModel:
@@ -70,7 +82,8 @@ class AnswerModel:
             if item.question.strip():
                 self._by_line[max(map(str.strip, item.question.splitlines()), key=len)].append(item)
                 self._targets[item.kind].append(item.target)
-        facts = [ANSWERS_VERSION, seed, sorted([item.question, item.target, item.kind] for item in items.values())]
+        known = sorted([item.question, item.target, item.kind, *item.labels] for item in items.values())
+        facts = [ANSWERS_VERSION, seed, known]
         self.fingerprint = digest_of(codec.dumps(facts).decode(), 6)
 
     def true_accuracy(self, instruction: str) -> float:
@@ -90,12 +103,16 @@ class AnswerModel:
         """
         return self.judged(prompt, draw)[0]
 
-    def judged(self, prompt: str, draw: str = "") -> tuple[str, bool]:
-        """The text of :meth:`answer`, and whether it is a wrong answer to a known question."""
+    def judged(self, prompt: str, draw: str = "", *, bare: bool = False) -> tuple[str, bool]:
+        """The text of :meth:`answer`, and whether it is a wrong answer to a known question.
+
+        A ``bare`` answer to a known question has no words around it, so that its first token says which one it is.
+        """
         wrong = False
         text = propose(self.seed, prompt, draw)
         if text is None:
             text, wrong = self._on_question(prompt, draw)
+            text = f"The answer is {text}." if text is not None and not bare else text
         text = text or vary(self.seed, prompt, draw) or small_talk(self.seed, prompt, draw)
         nonce = _NONCE.search(prompt)
         return (f"{text} nonce={nonce[1]}" if nonce else text), wrong
@@ -104,14 +121,36 @@ class AnswerModel:
         item = self._item_in(prompt)
         if item is None:
             return None, False
+        lead, wrong = self._lead(item, prompt, draw)
+        return (item.target if lead > 0 else wrong), lead <= 0
+
+    def _lead(self, item: Item, prompt: str, draw: str) -> tuple[float, str]:
+        """How far the instruction's accuracy is above this question's luck, and the answer where it is below."""
         instruction = prompt.replace(item.question.strip(), "\n", 1)
         pair = (_bare(instruction), item.question)
         shared = fraction(self.seed, "shared", *pair) < _SHARED
         own = fraction(self.seed, "own", *pair, draw)
         luck = fraction(self.seed, "question", item.question) if shared else own
-        right = luck < self.true_accuracy(instruction)
-        target = item.target if right else self._wrong(item, fraction(self.seed, "wrong", *pair, draw))
-        return f"The answer is {target}.", not right
+        return self.true_accuracy(instruction) - luck, self._wrong(item, fraction(self.seed, "wrong", *pair, draw))
+
+    def chances(self, prompt: str) -> dict[str, float]:
+        """The probabilities of the answers to the known question at the prompt's end; empty if there is none.
+
+        The most probable one is the answer at temperature 0, so that the share of questions where that is the right one
+        is the true accuracy; and a better instruction makes every right answer more probable.
+        """
+        item = self._item_in(prompt) if propose(self.seed, prompt, "") is None else None
+        if item is None:
+            return {}
+        lead, first = self._lead(item, prompt, "")
+        target = item.target.strip()
+        right = 1 / (1 + math.exp(-_SHARPNESS * lead))
+        spread = ((number + 0.5) / _MOST_OTHERS for number in range(_MOST_OTHERS))
+        wrong = dict.fromkeys(other for chance in spread if (other := self._wrong(item, chance)) not in (target, first))
+        weights = {other: _ON_OTHERS * fraction(self.seed, "other", item.question, other) for other in wrong}
+        weights[first] = 1.0
+        total = sum(weights.values())
+        return {target: right} | {other: (1 - right) * weight / total for other, weight in weights.items()}
 
     def _item_in(self, prompt: str) -> Item | None:
         # A question stands on lines of its own, but for a label such as "Q: "; the longest one found is meant.
@@ -133,6 +172,9 @@ class AnswerModel:
             return _other_option(target, item.question, chance)
         if item.kind == "boolean" and target.lower() in _OPPOSITE:
             return _in_case_of(target, _OPPOSITE[target.lower()])
+        if len(item.labels) > 1:
+            labels = [label for label in item.labels if label != item.target]
+            return labels[int(chance * len(labels))]
         return self._other_text(target, item.kind, chance)
 
     def _other_text(self, target: str, kind: Kind, chance: float) -> str:

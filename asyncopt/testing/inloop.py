@@ -7,13 +7,18 @@ from typing import Protocol
 
 from multidict import CIMultiDict
 
-from asyncopt.endpoints.protocol import Answer, Codec, Reply, StreamDecoder
+from asyncopt.endpoints.anthropic import CAPABILITIES as ANTHROPIC
+from asyncopt.endpoints.anthropic import AnthropicMessages
+from asyncopt.endpoints.completions import TextCompletions
+from asyncopt.endpoints.protocol import Answer, Ask, Codec, LikelihoodCodec, Reply, StreamDecoder, converse
+from asyncopt.testing.abilities import Abilities
 from asyncopt.testing.chance import digest_of
 from asyncopt.testing.faults import Cut
 from asyncopt.testing.streaming import Write
-from asyncopt.values import Capabilities, Fault, FaultKind, Generate
+from asyncopt.values import Capabilities, Fault, FaultKind, Likelihood, Request
 
 _CUT = Fault(FaultKind.AMBIGUOUS, "the connection broke after the request was sent (simulated)")
+_NO_LIKELIHOODS = Fault(FaultKind.FATAL_CONFIG, "this format cannot ask for the log-probabilities of a given text")
 
 
 class Server(Protocol):
@@ -27,24 +32,25 @@ class Server(Protocol):
 class SimulatedEndpoint:
     """A simulated API as an endpoint in the caller's loop, exact on a virtual clock."""
 
-    def __init__(self, api: Server, api_key: str | None, codec: Codec) -> None:
-        self.identity = api.identity
+    def __init__(self, api: Server, api_key: str | None, codec: Codec, abilities: Abilities) -> None:
+        self.identity = api.identity + getattr(codec, "variant", "")
         self.account = digest_of(api_key, 6) if api_key else ""
-        self.supports = Capabilities(stream=True)
+        self.supports = _capabilities(codec, abilities)
         self._api = api
         self._codec = codec
         self._headers = CIMultiDict(codec.headers(api_key))
 
-    async def send(self, model: str, request: Generate) -> Answer:
+    async def send(self, model: str, request: Request) -> Answer:
         """One attempt, answered after the simulated latency."""
-        body = self._codec.encode(model, request)
-        try:
-            return self._codec.decode(await self._api.handle(body, self._headers, self._codec.path(model)))
-        except Cut:
-            return _CUT
+        if isinstance(request, Likelihood):
+            return await self._likelihood(model, request)
+        reply = await self._reply_to(Ask(self._codec.path(model), self._codec.encode(model, request)))
+        return reply if isinstance(reply, Fault) else self._codec.decode(reply)
 
-    async def send_streamed(self, model: str, request: Generate, first_piece: Callable[[], None]) -> Answer:
+    async def send_streamed(self, model: str, request: Request, first_piece: Callable[[], None]) -> Answer:
         """One attempt whose answer comes in pieces; ``first_piece`` is called when it begins."""
+        if isinstance(request, Likelihood):
+            return await self._likelihood(model, request)
         listener = _Listener(self._codec, first_piece)
         body = self._codec.encode(model, request, stream=True)
         try:
@@ -53,8 +59,37 @@ class SimulatedEndpoint:
             return _CUT
         return await listener.answer(reply)
 
+    async def _likelihood(self, model: str, request: Likelihood) -> Answer:
+        if not isinstance(self._codec, LikelihoodCodec):
+            return _NO_LIKELIHOODS
+        return await converse(self._codec.likelihood(model, request), self._reply_to)
+
+    async def _reply_to(self, ask: Ask) -> Reply | Fault:
+        try:
+            return await self._api.handle(ask.body, self._headers, ask.path)
+        except Cut:
+            return _CUT
+
     async def aclose(self) -> None:
         """Nothing is open."""
+
+
+def _capabilities(codec: Codec, abilities: Abilities) -> Capabilities:
+    """What can be asked of such a server in this format."""
+    if isinstance(codec, AnthropicMessages):
+        return ANTHROPIC
+    completions = isinstance(codec, TextCompletions)
+    return Capabilities(
+        chat=not completions,
+        completion=completions,
+        top_logprobs=abilities.top_logprobs,
+        prompt_logprobs=isinstance(codec, LikelihoodCodec) and abilities.prompt_logprobs != "none",
+        seed=abilities.seed,
+        n=abilities.n,
+        logit_bias=abilities.logit_bias,
+        grammar=abilities.tokens_by_name,
+        stream=True,
+    )
 
 
 class _Listener:

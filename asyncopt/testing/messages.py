@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from asyncopt.codec import Json
 from asyncopt.testing.wire import (
     ChatRequest,
@@ -14,6 +16,7 @@ from asyncopt.testing.wire import (
     require,
     texts_in,
 )
+from asyncopt.values import TokenLogprob
 
 _ENDED = {"stop": "end_turn", "stop_text": "stop_sequence", "length": "max_tokens"}
 _TYPES = {
@@ -54,7 +57,7 @@ class MessagesShape:
         block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
         return _typed({"type": "message_start", "message": message}) + _typed(block) + _typed({"type": "ping"})
 
-    def piece(self, written: Written, text: str) -> bytes:
+    def piece(self, written: Written, text: str, tokens: Sequence[TokenLogprob] = ()) -> bytes:
         return _typed({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})
 
     def ending(self, written: Written) -> bytes:

@@ -10,6 +10,7 @@ import random
 import re
 
 from asyncopt.testing.chance import digest_of
+from asyncopt.testing.layered import base_of
 from asyncopt.testing.tours import propose_tour
 
 _WORDS = """
@@ -43,8 +44,11 @@ def _rng(seed: int, purpose: str, prompt: str, draw: str) -> random.Random:
 def propose(seed: int, prompt: str, draw: str) -> str | None:
     """A reply to a meta-prompt, None if it is none: a pair, a trace, or an instruction in the brackets asked for.
 
-    Where the prompt ends with the wish for the instruction behind some examples, an instruction without brackets.
+    Where the prompt ends with the wish for the instruction behind some examples, an instruction without brackets; a
+    request of a language network is answered with a prompt or a hidden text.
     """
+    if (base := base_of(prompt)) is not None:
+        return _mutated(_rng(seed, "layered", prompt, draw), base)
     if "[w, b]" in prompt:
         pairs = [(int(float(w)), int(float(b)), float(value)) for w, b, value in _PAIR.findall(prompt)]
         w, b = _new_pair(_rng(seed, "pair", prompt, draw), pairs)

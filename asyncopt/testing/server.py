@@ -19,11 +19,15 @@ from asyncopt.testing.ledger import Ledger
 from asyncopt.testing.streaming import Write
 
 HOST = "127.0.0.1"
-CHAT_PATHS = (
+PATHS = (
     "/v1/chat/completions",
+    "/v1/completions",
     "/v1/messages",
     "/openai/deployments/{name}/chat/completions",
+    "/openai/deployments/{name}/completions",
     "/openai/v1/chat/completions",
+    "/openai/v1/completions",
+    "/tokenize",
 )
 _LARGEST_BODY = 8 << 20
 _BACKLOG = 4096  # a client may open thousands of connections at once; 128 would stall them for seconds
@@ -71,7 +75,7 @@ def _app(api: Service) -> web.Application:
         return web.Response(body=codec.dumps(document), content_type="application/json")
 
     app = web.Application(client_max_size=_LARGEST_BODY)
-    for path in CHAT_PATHS:
+    for path in PATHS:
         app.router.add_post(path, chat)
     app.router.add_get("/v1/models", models)
     for path in ("/ledger", "/v1/ledger"):  # below the base URL too, for those who only have that

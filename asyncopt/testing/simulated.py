@@ -19,13 +19,16 @@ from urllib.parse import unquote
 from multidict import CIMultiDict
 
 from asyncopt import codec
+from asyncopt.endpoints.llamacpp import LlamaChat
 from asyncopt.endpoints.openai import OpenAIChat
 from asyncopt.endpoints.protocol import Codec, Reply
 from asyncopt.errors import ConfigError
+from asyncopt.testing.abilities import USUAL_ABILITIES, Abilities
 from asyncopt.testing.answers import AnswerModel
 from asyncopt.testing.chance import digest_of
 from asyncopt.testing.chat import ChatShape
 from asyncopt.testing.clock import ServerClock
+from asyncopt.testing.completions import CompletionsShape
 from asyncopt.testing.dialects import dialect_of, http_date
 from asyncopt.testing.faults import Cut, FaultPlan
 from asyncopt.testing.inloop import SimulatedEndpoint
@@ -35,14 +38,14 @@ from asyncopt.testing.messages import MessagesShape
 from asyncopt.testing.quotas import Demand, Quotas, Refusal
 from asyncopt.testing.server import serving
 from asyncopt.testing.streaming import Piece, Write
-from asyncopt.testing.wire import BadRequest, Shape
+from asyncopt.testing.wire import BadRequest, Shape, object_in, require
 from asyncopt.testing.work import Result, Worker
 
 CHAT_PATH = "/chat/completions"
 IDENTITY_HEADER = "x-asyncopt-identity"
 EPOCH = 1_767_225_600.0  # 2026-01-01T00:00:00Z is when every server starts, so that its dates repeat
 
-_CHAT, _MESSAGES = ChatShape(), MessagesShape()
+_MESSAGES = MessagesShape()
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)/")
 
 
@@ -76,6 +79,8 @@ class SimulatedAPI:
     own. A streamed answer begins after ``first_byte_share`` of the usual latency and all of what only its tail takes.
     Wrong answers to known questions take ``slow_wrong`` times as long. ``faults`` is a :class:`FaultPlan`.
 
+    **Abilities.** ``abilities`` says which formats there are, and what can be asked of log-probabilities, seeds and n.
+
     With ``require_key``, other keys get a 401. Requests at a temperature above 0 draw another answer each time, unless
     they state a seed. Without ``keep_prompts`` the ledger holds only hashes of the prompts.
     """
@@ -105,6 +110,7 @@ class SimulatedAPI:
         slow_wrong: float = 1.0,
         faults: FaultPlan | None = None,
         answers: AnswerModel | None = None,
+        abilities: Abilities = USUAL_ABILITIES,
         require_key: str | None = None,
         keep_prompts: bool = True,
     ) -> None:
@@ -132,19 +138,23 @@ class SimulatedAPI:
             first_byte_share=first_byte_share,
             slow_wrong=slow_wrong,
             faults=faults,
+            abilities=abilities,
         )
         self.identity = self._worker.identity
         self._dialect = dialect_of(headers)
         self._hints = retry_after
-        if not math.isfinite(clock_skew):
-            raise ConfigError(f"the clock skew is {clock_skew!r}; it must be a number of seconds")
-        self._wall_at_start = EPOCH + clock_skew
+        self._wall_at_start = EPOCH + _finite(clock_skew)
         self._key = require_key
         self._clock = ServerClock()
 
     def endpoint(self, *, api_key: str | None = None, codec: Codec | None = None) -> SimulatedEndpoint:
-        """This API as an endpoint in the caller's loop, exact on a virtual clock; OpenAI's format by default."""
-        return SimulatedEndpoint(self, api_key, OpenAIChat() if codec is None else codec)
+        """This API as an endpoint in the caller's loop, exact on a virtual clock.
+
+        The format is by default OpenAI's chats, or llama.cpp's where the API tells log-probabilities in its way.
+        """
+        abilities = self._worker.abilities
+        usual = LlamaChat() if abilities.tokens_by_name else OpenAIChat()
+        return SimulatedEndpoint(self, api_key, usual if codec is None else codec, abilities)
 
     @asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator[str]:
@@ -168,6 +178,8 @@ class SimulatedAPI:
         The pieces of a streamed answer go to ``write`` as they come, or all at once into the reply without it.
         Raises :class:`Cut` where the plan of faults breaks the connection.
         """
+        if path.endswith("/tokenize"):
+            return self._tokenized(body, headers)
         pending = self.receive(body, headers, self.now(), path)
         status = CANCELLED
         try:
@@ -183,7 +195,7 @@ class SimulatedAPI:
     def models(self, headers: Mapping[str, str]) -> Reply:
         """The reply to ``GET /v1/models``."""
         if not self._may_enter(headers):
-            return self._unauthorized(_CHAT)
+            return self._unauthorized(self._chat)
         model = {"id": "simulated", "object": "model", "created": 0, "owned_by": "asyncopt"}
         return self._reply(200, codec.dumps({"object": "list", "data": [model]}), self.now())
 
@@ -191,22 +203,49 @@ class SimulatedAPI:
         """Decides at ``now`` what becomes of a request. The caller waits and closes the entry."""
         key = _key_in(headers)
         entry = self.ledger.open(now, digest_of(key, 6) if key else None)
-        shape: Shape = _MESSAGES if path.partition("?")[0].endswith("/messages") else _CHAT
+        shape, abilities = self._shape(path), self._worker.abilities
         if not self._may_enter(headers):
             return Pending(entry, self._unauthorized(shape))
+        if not abilities.serves(path):
+            return Pending(entry, self._reply(404, codec.dumps(shape.error(404, "Nothing is served there.")), now))
         deployment = _DEPLOYMENT.search(path)
         try:
-            request = shape.parse(body, unquote(deployment[1]) if deployment else None)
+            request = abilities.understood(shape.parse(body, unquote(deployment[1]) if deployment else None))
         except BadRequest as error:
             return Pending(entry, self._reply(400, codec.dumps(shape.error(400, str(error))), now))
         self.ledger.describe(entry, request.model, request.prompt)
-        demand = Demand(request.input_tokens, request.max_tokens or 0)
+        demand = Demand(request.input_tokens, request.n * (request.max_tokens or 0))
         entry.input_tokens, entry.charged = demand.input_tokens, demand.amount("tokens")
         refusal = self._quotas.ask(now, demand)
         if refusal is not None:
             return Pending(entry, self._refused(shape, request.model, refusal, now))
         limits = self._dialect.limits(self._quotas.meters(now), self._wall(now))
         return self._admitted(entry, self._worker.result(entry, request, shape), demand, limits)
+
+    @property
+    def _chat(self) -> ChatShape:
+        return ChatShape(with_ids=self._worker.abilities.tokens_by_name)
+
+    def _shape(self, path: str) -> Shape:
+        path = path.partition("?")[0]
+        if path.endswith("/messages"):
+            return _MESSAGES
+        if path.endswith("/completions") and not path.endswith(CHAT_PATH):
+            return CompletionsShape(as_chat=self._worker.abilities.tokens_by_name)
+        return self._chat
+
+    def _tokenized(self, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """The reply to llama.cpp's ``POST /tokenize``, which needs no model and counts against no quota."""
+        if not self._may_enter(headers):
+            return self._unauthorized(self._chat)
+        if not self._worker.abilities.serves("/tokenize"):
+            return self._reply(404, codec.dumps(self._chat.error(404, "Nothing is served there.")), self.now())
+        try:
+            content = object_in(body).get("content")
+            require(isinstance(content, str), "The parameter 'content' is missing or no text.")
+        except BadRequest as error:
+            return self._reply(400, codec.dumps(self._chat.error(400, str(error))), self.now())
+        return self._reply(200, codec.dumps({"tokens": self._worker.writer.tokens.ids(str(content))}), self.now())
 
     def _admitted(self, entry: Entry, result: Result, demand: Demand, limits: Mapping[str, str]) -> Pending:
         headers = dict(limits) if result.status == 200 else {}
@@ -273,6 +312,12 @@ class SimulatedAPI:
             IDENTITY_HEADER: self.identity,
         }
         return Reply(status, CIMultiDict({**own, **(headers or {})}), body)
+
+
+def _finite(skew: float) -> float:
+    if not math.isfinite(skew):
+        raise ConfigError(f"the clock skew is {skew!r}; it must be a number of seconds")
+    return skew
 
 
 def _key_in(headers: Mapping[str, str]) -> str:

@@ -27,12 +27,13 @@ class Piece:
 
 
 def schedule(shape: Shape, written: Written, first: float, last: float) -> tuple[Piece, ...]:
-    """The answer word by word, evenly spaced from ``first`` on, and its ending at ``last``."""
-    words = _WORD.findall(written.text) or [""]
+    """The answer word by word, or token by token, evenly spaced from ``first`` on, and its ending at ``last``."""
+    tokens = written.tokens
+    words = [token.token for token in tokens] or _WORD.findall(written.text) or [""]
     pieces, size = [], 0
     for index, word in enumerate(words):
         size += len(word.encode("utf-8", "replace"))
-        data = shape.piece(written, word)
+        data = shape.piece(written, word, tokens[index : index + 1])
         pieces.append(Piece(first + (last - first) * index / len(words), data, math.ceil(size / BYTES_PER_TOKEN)))
     begin = pieces[0]
     pieces[0] = Piece(begin.after, shape.opening(written) + begin.data, begin.tokens)

@@ -16,6 +16,7 @@ from asyncopt.cli.models import roles
 from asyncopt.cli.summary import Attribution
 from asyncopt.config import Config, ModelConfig
 from asyncopt.dispatch import Dispatcher
+from asyncopt.endpoints.completions import TextCompletions
 from asyncopt.engine import Engine, Model
 from asyncopt.local import is_local
 from asyncopt.optimizers.base import AnyTask
@@ -23,6 +24,7 @@ from asyncopt.optimizers.history import Entry
 from asyncopt.result import Result
 from asyncopt.study import Study
 from asyncopt.tasks.task import Task
+from asyncopt.testing.abilities import Abilities
 from asyncopt.testing.answers import AnswerModel, items_of
 from asyncopt.testing.clock import run_virtual
 from asyncopt.testing.inloop import SimulatedEndpoint
@@ -108,9 +110,15 @@ class _Server:
         per_minute = {f"{name}_per_second": wanted.quota.per_minute(name) for name in DIMENSIONS}
         stated = {name: rate / 60 for name, rate in per_minute.items() if rate is not None}
         self.choices = {**_token_burst(stated, chosen), **stated, **chosen}
-        self.api = SimulatedAPI(**self.choices, seed=seed, answers=answers, keep_prompts=False)
+        # What is served here has llama.cpp's way of telling log-probabilities; others have OpenAI's.
+        local = Abilities(top_logprobs=100, prompt_logprobs="llamacpp", silent_echo=True)
+        abilities = local if is_local(wanted.model) else Abilities()
+        self.api = SimulatedAPI(**self.choices, seed=seed, answers=answers, abilities=abilities, keep_prompts=False)
+        codec = TextCompletions(wanted.prompt_logprobs or "echo") if wanted.format == "completions" else None
         # The place stands for the account, or the engine would take servers of one scope for the same.
-        self.endpoint: SimulatedEndpoint = self.api.endpoint(api_key="|".join(place))
+        self.endpoint: SimulatedEndpoint = self.api.endpoint(api_key="|".join(place), codec=codec)
+        # Simulated proposals have the right form without any, and a free grammar is not simulated.
+        self.endpoint.supports = replace(self.endpoint.supports, grammar=False)
 
     def use(self, dispatcher: Dispatcher, seconds: float) -> Use:
         """What was made of the server in so many seconds."""

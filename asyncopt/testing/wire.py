@@ -1,17 +1,19 @@
 """What the simulated wire formats share: what is asked for, what is answered, and how bodies are read.
 
-Tokens are counted by a ratio: one for every 4 bytes of UTF-8, rounded up.
+Tokens are counted by a ratio, one for every 4 bytes of UTF-8, rounded up; one by one where their log-probabilities
+are wanted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from asyncopt import codec
 from asyncopt.codec import Json
+from asyncopt.values import TokenLogprob
 
 BYTES_PER_TOKEN = 4
 
@@ -22,7 +24,11 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What a request asks for; ``prompt`` is the contents of the messages, a line break between them."""
+    """What a request asks for; ``prompt`` is the contents of the messages, a line break between them.
+
+    ``logprobs`` is the number of alternatives to each token of the answer, None where no log-probabilities are wanted;
+    ``prompt_logprobs`` the same of the prompt's tokens, in vLLM's way.
+    """
 
     model: str
     prompt: str
@@ -32,6 +38,12 @@ class ChatRequest:
     stop: tuple[str, ...]
     stream: bool
     include_usage: bool
+    n: int = 1
+    logprobs: int | None = None
+    echo: bool = False
+    prompt_logprobs: int | None = None
+    grammar: str = ""
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     @property
     def input_tokens(self) -> int:
@@ -40,17 +52,29 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An answer that is to be written: cut at the stop texts and at ``max_tokens``; ``ended`` says by which."""
+    """An answer that is to be written: cut at the stop texts and at ``max_tokens``; ``ended`` says by which.
+
+    ``tokens`` are the answer's with their log-probabilities where these were asked for, ``prompt_tokens`` the prompt's.
+    ``others`` are the further answers to a request for several.
+    """
 
     number: int
     request: ChatRequest
     text: str
     ended: str
     fingerprint: str
+    tokens: tuple[TokenLogprob, ...] = ()
+    prompt_tokens: tuple[TokenLogprob, ...] = ()
+    others: tuple[Written, ...] = ()
+
+    @property
+    def input_tokens(self) -> int:
+        return len(self.prompt_tokens) or self.request.input_tokens
 
     @property
     def output_tokens(self) -> int:
-        return count_tokens(self.text)
+        own = len(self.tokens) or count_tokens(self.text)
+        return own + sum(other.output_tokens for other in self.others)
 
 
 class Shape(Protocol):
@@ -68,8 +92,8 @@ class Shape(Protocol):
         """What a streamed answer begins with."""
         ...
 
-    def piece(self, written: Written, text: str) -> bytes:
-        """A part of the text in a streamed answer."""
+    def piece(self, written: Written, text: str, tokens: Sequence[TokenLogprob] = ()) -> bytes:
+        """A part of the text in a streamed answer, with its tokens where their log-probabilities are wanted."""
         ...
 
     def ending(self, written: Written) -> bytes:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 from asyncopt import codec
 from asyncopt.errors import ConfigError
+from asyncopt.testing.abilities import Abilities
 from asyncopt.testing.answers import AnswerModel
-from asyncopt.testing.chance import digest_of
 from asyncopt.testing.faults import SLOW_FACTOR, FaultPlan, Kind
 from asyncopt.testing.latency import Latency
 from asyncopt.testing.ledger import Entry
 from asyncopt.testing.streaming import Piece, schedule
-from asyncopt.testing.wire import ChatRequest, Shape, written
+from asyncopt.testing.wire import BadRequest, ChatRequest, Shape
+from asyncopt.testing.writer import Writer
 
 _HALF_AN_ANSWER = b'{"id": "simulated", "cho'
 
@@ -48,6 +48,7 @@ class Worker:
         first_byte_share: float,
         slow_wrong: float,
         faults: FaultPlan | None,
+        abilities: Abilities,
     ) -> None:
         if concurrency is not None and concurrency < 1:
             raise ConfigError(f"the concurrency is {concurrency}; it must be at least 1, or None for no bound")
@@ -57,13 +58,13 @@ class Worker:
             raise ConfigError(f"the factor of wrong answers is {slow_wrong!r}; it must be a number of at least 0")
         self.identity = f"simulated:{answers.seed}:{answers.fingerprint}"
         self._seed = seed
-        self._answers = answers
+        self.abilities = abilities
+        self.writer = Writer(answers, self.identity)
         self._latency = latency
         self._free_at = [-math.inf] * (concurrency or 0)
         self._first_byte_share = first_byte_share
         self._slow_wrong = slow_wrong
         self._faults = faults
-        self._drawn: Counter[str] = Counter()
 
     def result(self, entry: Entry, request: ChatRequest, shape: Shape) -> Result:
         """What the request gets; its tokens and its fault are noted in the entry."""
@@ -73,8 +74,10 @@ class Worker:
         return self._failed(entry, shape, fault)
 
     def _answered(self, entry: Entry, request: ChatRequest, shape: Shape, *, slow: bool) -> Result:
-        text, wrong = self._answers.judged(request.prompt, self._draw(request))
-        answer = written(entry.number, request, text, self.identity)
+        try:
+            answer, wrong = self.writer.write(entry.number, request)
+        except BadRequest as error:
+            return Result(400, codec.dumps(shape.error(400, str(error))))
         factor = self._slow_wrong if wrong else 1.0
         usual = self._latency.seconds(self._seed, entry.number) * factor
         latency = usual * SLOW_FACTOR if slow else usual
@@ -95,15 +98,6 @@ class Worker:
             return Result(200, _HALF_AN_ANSWER, delay)
         status = int(fault)
         return Result(status, codec.dumps(shape.error(status, "The server has a problem.")), delay)
-
-    def _draw(self, request: ChatRequest) -> str:
-        if not request.temperature:
-            return ""
-        if request.seed is not None:
-            return f"seed {request.seed}"
-        prompt = digest_of(request.prompt, 16)
-        self._drawn[prompt] += 1
-        return f"draw {self._drawn[prompt]}"
 
     def _wait(self, now: float, latency: float) -> float:
         """Seconds until one of the places is free, which the request then takes for its latency."""

@@ -2,18 +2,15 @@
 
 The meta-prompt has the structure of the paper's appendix C: scored texts in order, exemplars with ``<INS>`` where the
 instruction goes, and a request for a new text. ``rewrite`` asks for a paraphrase of one of the best, ``induction`` for
-the instruction behind some solved examples (both after APE, Zhou et al. 2023). A model of 135M parameters copies or
-drifts when it is shown scores; it can paraphrase, and does it far better after some demonstrations: on ``antonym`` the
-mean score of its rewrites rises from .04 to .15 and more.
+the instruction behind some solved examples (both after APE, Zhou et al. 2023).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib.resources import files
 from random import Random
 
+from asyncopt.optimizers import rewriting
 from asyncopt.optimizers.base import Seen, derived_seed
 from asyncopt.optimizers.history import Entry
 from asyncopt.optimizers.opro import formats
@@ -23,12 +20,9 @@ from asyncopt.optimizers.opro.exemplars import chosen_exemplars
 from asyncopt.optimizers.opro.options import MetaPromptOptions
 from asyncopt.tasks.task import Task
 from asyncopt.templates import packaged
-from asyncopt.values import Message, Prompt
+from asyncopt.values import Prompt
 
-DEMONSTRATED = 6
 REWRITTEN_FROM = 3  # a paraphrase starts from one of this many best
-
-_SHORT_SENTENCE = r"root ::= [A-Z] [^\[\]<>\n]{6,100} [.?!]"  # what a small model adds to a long sentence is drift
 
 
 class InstructionDomain:
@@ -47,8 +41,8 @@ class InstructionDomain:
         if style == "meta-prompt":
             return Ask(self._meta_prompt(view, seen), formats.grammar_of(self._options, self._task))
         if style == "rewrite" and base:
-            return Ask(_rewrite(base, rng), _SHORT_SENTENCE)
-        return Ask(self._induction(rng), _SHORT_SENTENCE)  # an empty instruction has no other words
+            return Ask(rewriting.rewrite(base, rng), rewriting.GRAMMAR)
+        return Ask(self._induction(rng), rewriting.GRAMMAR)  # an empty instruction has no other words
 
     def _meta_prompt(self, view: Sequence[Entry], seen: Seen) -> str:
         options, task = self._options, self._task
@@ -80,20 +74,3 @@ class InstructionDomain:
         if text is None:
             return None
         return (usable_faithfully if self._options.faithful else usable)(text, self._task)
-
-
-def _rewrite(base: str, rng: Random) -> tuple[Message, ...]:
-    """Some demonstrations in some order, which gives more variety than a higher temperature; then the request."""
-    render = packaged(formats.PROMPTS, "rewrite.j2")
-    turns = []
-    for instruction, rewritten in rng.sample(demonstrations(), DEMONSTRATED):
-        turns += [Message("user", render(instruction=instruction)), Message("assistant", rewritten)]
-    return (*turns, Message("user", render(instruction=base)))
-
-
-@lru_cache(maxsize=1)
-def demonstrations() -> tuple[tuple[str, str], ...]:
-    """Instructions of other tasks with rewrites of them, which show a small model what is wanted."""
-    lines = files(formats.PROMPTS).joinpath("rewrites.txt").read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition("\t") for line in lines)
-    return tuple((instruction, rewritten) for instruction, _, rewritten in pairs)

@@ -1,0 +1,1 @@
+"""Prompt texts of Deep Language Networks."""

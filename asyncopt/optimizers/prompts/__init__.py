@@ -1,0 +1,1 @@
+"""Prompt texts that several optimizers share."""
