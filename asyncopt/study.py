@@ -242,7 +242,7 @@ class Study:
         for name, usual in _LATER_OPTIONS.items():
             if optimizer.get(name) == usual:
                 optimizer.pop(name, None)
-        task = {"name": self.task.name, "fingerprint": self.task.fingerprint}
+        task: dict[str, Any] = {"name": self.task.name, "fingerprint": self.task.fingerprint}
         if isinstance(self.task, Task):
             for field in ("template", "initial", "max_tokens", "stop"):
                 task[field] = getattr(self.task, field)

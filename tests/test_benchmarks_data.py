@@ -441,7 +441,8 @@ def test_files_by_the_names_of_the_command() -> None:
     with pytest.raises(ConfigError, match="no data named 'gsm8'; did you mean gsm8k"):
         files_named(["gsm8"])
     with pytest.raises(
-        ConfigError, match="no data named '#'; wanted all, gsm8k, bbh, aqua, mmlu, multiarith, ordered-prompt, bbh/<task>"
+        ConfigError,
+        match="no data named '#'; wanted all, gsm8k, bbh, aqua, mmlu, multiarith, ordered-prompt, bbh/<task>",
     ):
         files_named(["#"])
 

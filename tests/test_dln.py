@@ -359,7 +359,7 @@ def test_answers_that_never_begin_with_a_class_are_told() -> None:
         return [event.text for event in told if isinstance(event, Note)]
 
     assert [note for note in notes(Toy(chatty)) if "no answer begins with a class" in note]
-    assert notes(Toy()) == []
+    assert not [note for note in notes(Toy()) if "no answer begins with a class" in note]
 
 
 # -- before the first call -----------------------------------------------------------------------------------------------------

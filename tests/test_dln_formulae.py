@@ -24,15 +24,13 @@ from asyncopt.optimizers.dln.formulae import (
     elbo_output,
     exploration,
     hidden_reward,
-    is_uniform,
     kl_divergence,
     logp_penalty_at,
-    mean_logprob,
     output_reward,
     posterior_weights,
     prompt_score,
-    rewritten,
 )
+from asyncopt.values import LogProb
 
 NEVER = -math.inf
 SHAPES = [(1, 1, 1), (1, 4, 3), (3, 1, 5), (4, 6, 2), (25, 20, 5), (7, 10, 10)]  # P, B, K
@@ -128,16 +126,11 @@ def test_the_mean_log_probability_drops_the_first_tokens(count: int, burn_in: fl
     wanted = 0.0
     for token in kept:
         wanted += token
-    assert mean_logprob(tokens, burn_in) == close(wanted / (len(kept) + 1e-5))
+    assert LogProb(tuple(tokens)).mean(burn_in) == close(wanted / (len(kept) + 1e-5))
 
 
 def test_five_per_cent_of_forty_tokens_are_two() -> None:
-    assert mean_logprob([-9.0, -9.0] + [-1.0] * 38, 0.05) == close(-38 / 38.00001)
-
-
-def test_a_text_of_no_tokens_is_refused_and_not_the_likeliest() -> None:
-    with pytest.raises(ValueError, match="no tokens"):
-        mean_logprob([], 0.05)
+    assert LogProb((-9.0, -9.0, *[-1.0] * 38)).mean(0.05) == close(-38 / 38.00001)
 
 
 @pytest.mark.parametrize(("prompts", "batch", "_"), SHAPES)
@@ -214,7 +207,6 @@ def test_in_accuracy_mode_a_right_sample_weighs_e_times_a_wrong_one() -> None:
 
 @pytest.mark.parametrize(("samples", "temperature"), [(1, 1.0), (1, 1e-3), (4, 100.0), (4, 1e9)])
 def test_weights_are_uniform_without_a_look_at_the_tables(samples: int, temperature: float) -> None:
-    assert is_uniform(samples, temperature)
     unasked = np.full((3, samples), math.nan)
     found = posterior_weights(unasked, prior=unasked, temperature=temperature)
     assert found.tolist() == [[1 / samples] * samples] * 3
@@ -222,7 +214,6 @@ def test_weights_are_uniform_without_a_look_at_the_tables(samples: int, temperat
 
 
 def test_weights_are_not_uniform_just_below_the_limit() -> None:
-    assert not is_uniform(2, 99.9)
     assert posterior_weights(np.array([[-9.0, 0.0]]), temperature=99.9)[0, 1] > 0.5
 
 
@@ -274,13 +265,6 @@ def test_with_hidden_argmax_the_bound_is_that_of_h_star_alone() -> None:
     table = logprobs(9, 5, 6, 4)
     alone = np.take_along_axis(table, best_hidden(weights)[None, :, None], axis=2)
     assert elbo_output(table, weights) == close(elbo_output(alone, np.ones((6, 1))))
-
-
-@pytest.mark.parametrize(
-    ("wrong_only", "wanted"), [(True, [False, True, False, True]), (False, [True, True, True, True])]
-)
-def test_which_examples_get_new_hidden_texts(wrong_only: bool, wanted: list[bool]) -> None:
-    assert rewritten(np.array([False, True, False, True]), wrong_only).tolist() == wanted
 
 
 # --- the bounds ---

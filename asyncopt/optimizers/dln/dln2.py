@@ -102,17 +102,17 @@ class _Iteration:
             for table in tables:
                 table.close()
 
-    def _distributions(self) -> Table[list[float]] | None:
+    def _distributions(self) -> Table[Numbers] | None:
         """Class log-probabilities at the forward pass's inputs r; None where no trust region needs them."""
         layer, passes = self._layers.output, self._passes
         estimator = layer.estimator
         if not self._options.trust_factor or not isinstance(estimator, ClassLogProbs):
             return None
 
-        def read(completion: Completion, _place: int) -> list[float]:
+        def read(completion: Completion, _place: int) -> Numbers:
             return estimator.logprobs(completion)
 
-        missing = [float("nan")] * len(layer.task.classes)
+        missing = np.full(len(layer.task.classes), np.nan)
         return Table(
             self._ask.scorer,
             len(passes),

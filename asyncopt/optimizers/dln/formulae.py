@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asyncopt.errors import ConfigError
-from asyncopt.values import LogProb
+from asyncopt.optimizers.dln.options import UNIFORM_FROM
 
 Table: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
-
-UNIFORM_FROM = 100.0  # the posterior temperature from which the reference code does not weigh the samples at all
 
 
 def candidates(current: str, memory: Iterable[str], new: Iterable[str]) -> list[str]:
@@ -47,17 +45,6 @@ def best_candidate(rewards: Table) -> int:
     return int(np.argmax(rewards))
 
 
-def mean_logprob(tokens: Iterable[float], burn_in: float) -> float:
-    """The mean log-probability per token of a text, without the first ``floor(burn_in * n)`` of its n tokens.
-
-    It is :meth:`LogProb.mean`, but a text of no tokens is refused: by that formula it would be the likeliest of all.
-    """
-    logprob = LogProb(tuple(tokens))
-    if not logprob.tokens:
-        raise ValueError("a text of no tokens has no mean log-probability; leave it out")
-    return logprob.mean(burn_in)
-
-
 def prompt_score(logprob: Table) -> Table:
     """The score of each prompt of a single layer (DLN-1), shape (P,): ``mean_i log p(y_i | F(x_i, pi_k))``.
 
@@ -65,19 +52,6 @@ def prompt_score(logprob: Table) -> Table:
     """
     _sizes(logprob=(logprob, "PB"))
     return _mean(logprob)
-
-
-def rewritten(wrong: Mask, wrong_only: bool) -> Mask:
-    """Which examples get new hidden texts, shape (B,): all, or with ``wrong_only`` those that were answered wrongly.
-
-    The others keep K copies of their forward hidden text.
-    """
-    return wrong if wrong_only else np.ones_like(wrong)
-
-
-def is_uniform(samples: int, temperature: float) -> bool:
-    """Whether the posterior weights are equal whatever the log-probabilities, so that these need not be asked for."""
-    return samples == 1 or temperature >= UNIFORM_FROM
 
 
 def posterior_weights(
@@ -99,15 +73,15 @@ def posterior_weights(
     - minus ``mutual_information``: log p(y_i | F(h_ij, pi_1)), the answer from the hidden text without the input;
     - minus ``proposal_logprob``: mean log q(h_ij), which corrects for where the samples came from.
 
-    Uniform where :func:`is_uniform` says so; the tables are then not looked at. A row of nothing but ``-inf`` prefers
-    no sample and is uniform too. With ``hidden_argmax`` all weight is on h*.
+    Uniform with one sample, or from the temperature ``UNIFORM_FROM`` on; the tables are then not looked at. A row of
+    nothing but ``-inf`` prefers no sample and is uniform too. With ``hidden_argmax`` all weight is on h*.
     """
     if not temperature > 0:
         raise ConfigError(
             f"posterior_temperature is {temperature!r}; it must be above 0. Use hidden_argmax to keep the best alone"
         )
     samples = _sizes(output_logprob=(output_logprob, "BK"))["K"]
-    if is_uniform(samples, temperature):
+    if samples == 1 or temperature >= UNIFORM_FROM:
         weights = np.full(output_logprob.shape, 1 / samples)
     else:
         logits = _logits(output_logprob, prior, mutual_information, proposal_logprob)

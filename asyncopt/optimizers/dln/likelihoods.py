@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from asyncopt.engine import Model
 from asyncopt.errors import ConfigError, MissingCapability
 from asyncopt.optimizers.dln.options import Training
 from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Completion, Generate, Likelihood, LogProb, Request, Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NOT_THE_PAPERS = "(not the paper's estimator)"
 EXACT = "exact log-probabilities of the text"
@@ -70,15 +74,14 @@ class ClassLogProbs:
         return Generate.of(f"{context}\n", Sampling(temperature=0.0, max_tokens=1), top_logprobs=self.top)
 
     def value(self, completion: Completion, example: Example) -> float:
-        return self.logprobs(completion)[self.task.class_of(example.target)]
+        return float(self.logprobs(completion)[self.task.class_of(example.target)])
 
-    def logprobs(self, completion: Completion) -> list[float]:
-        """The log-probabilities of all classes, in their order."""
+    def logprobs(self, completion: Completion) -> NDArray[np.float64]:
+        """The log-probabilities of all classes, shape (C,)."""
         from asyncopt.optimizers.dln.classes import class_logprobs
 
         first = completion.token_logprobs[0].top if completion.token_logprobs else ()
-        logprobs: list[float] = class_logprobs(first, self.task.classes).tolist()
-        return logprobs
+        return class_logprobs(first, self.task.classes)
 
     def shown(self, completion: Completion) -> bool:
         """Whether any class is among the first tokens; where none is, all are equally probable."""
@@ -89,12 +92,15 @@ class ClassLogProbs:
 
     def answer(self, completion: Completion) -> str:
         """The prototype of the most probable class."""
-        logprobs = self.logprobs(completion)
-        return self.prototype(logprobs.index(max(logprobs)))
+        from asyncopt.optimizers.dln.classes import prediction
+
+        return prediction(self.logprobs(completion), self.task.classes)
 
     def prototype(self, index: int) -> str:
         """The text that stands for a class: the first of its verbalizers."""
-        return self.task.classes[index].split("|")[0]
+        from asyncopt.optimizers.dln.classes import prototype
+
+        return prototype(self.task.classes[index])
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,8 @@ class Loop:
             improved = await self.network.improve(step, progress.current, passes, memory)
         else:
             improved = Improved(progress.current, {"skipped": "not one example of the batch could be answered"})
+        if improved.candidate != progress.current:
+            self.search.note(f"step {step + 1} goes on with {improved.candidate}")
         report = {**improved.report, **({} if accuracy is None else {"accuracy": accuracy})}
         if not self.options.influential:
             progress = await self._settle(progress, step)

@@ -99,8 +99,8 @@ class Templates:
     ``analysis`` after the input. ``proposal_form`` shows the batch in ``sections``, with a message that rotates over
     four wishes (the reference's version 3.0); ``brief`` asks in three of them to stay concise (3.5); ``concise`` leaves
     out empty sections and has one fixed wish (3.6); ``rewrite``, for models that cannot learn from errors, asks for the
-    base prompt in other words, and where that is empty as ``concise`` does. ``replaced`` has templates of the user's own by role; one that
-    never shows one of its role's variables is a :class:`ConfigError`.
+    base prompt in other words, and where that is empty as ``concise`` does. ``replaced`` has templates of the user's
+    own by role; one that never shows one of its role's variables is a :class:`ConfigError`.
     """
 
     hidden_form: HiddenForm = "steps"
