@@ -49,10 +49,16 @@ class Planned:
         """What decides its result, as far as that can be told before any data is read or any model is reached."""
         plain = self.config.to_plain()
         plain["task"].pop("data", None)
-        models = {role: model["model"] for role, model in plain["models"].items()}
+        models = {role: _answerer(model) for role, model in plain["models"].items()}
         # Whatever else the configuration holds says where, when and how fast, and where the money ends.
         decides: dict[str, Any] = {name: plain[name] for name in ("task", "optimizer", "seed", "mode")}
         return {**decides, "models": models}
+
+
+def _answerer(model: Mapping[str, Any]) -> str:
+    """Who answers: the same model is another one where it only continues raw text."""
+    name, form = str(model["model"]), model.get("format", "chat")
+    return name if form == "chat" else f"{name} ({form})"
 
 
 @dataclass(frozen=True, slots=True)
