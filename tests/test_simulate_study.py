@@ -270,3 +270,15 @@ def test_a_budget_ends_the_simulation_as_it_ends_the_run(
 ) -> None:
     assert asked(monkeypatch, "--study", "antonym", "--set", "budget.calls=10") == 3
     assert "the budget of 10 calls is used up" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["ape", "dln1", "dln2"])
+def test_other_optimizers_than_opro_are_simulated_too(name: str) -> None:
+    models = {role: {"model": "local"} for role in ("scorer", "proposer")}
+    options = {} if name == "ape" else {"steps": 3, "batch_size": 8, "proposal": "concise"}
+    tables = {"task": {"name": "capital"}, "models": models, "optimizer": {"name": name, **options}}
+    found = simulate(check(tables), {})
+    assert found.optimizer == name
+    assert found.candidates > 1
+    assert found.chosen.worth >= found.initial.worth
+    assert found.calls > 0

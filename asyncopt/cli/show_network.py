@@ -15,6 +15,9 @@ def network_lines(state: Mapping[str, Any]) -> Iterator[str]:
     report = state.get("report") or {}
     for layer, prompt in prompts_in(state["current"]).items():
         yield f"      {layer:>8}  {_text(prompt)}"
+    if state.get("step") == -1:
+        for layer, estimator in (state.get("estimators") or {}).items():
+            yield f"      {layer:>8}  is scored by {_text(str(estimator))}"
     yield from _bounds(report)
     for example in report.get("examples") or ():
         yield from _example(example)

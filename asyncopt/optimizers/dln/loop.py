@@ -84,6 +84,7 @@ class Loop:
     async def _first(self, progress: Progress) -> tuple[Progress, list[Passed]]:
         """The starting point: nothing is improved, and the initial prompts meet the first batch."""
         self._begin(START)
+        self.search.note("; ".join(f"the {layer} layer is scored by {name}" for layer, name in self.estimators.items()))
         progress = self._validating(progress)
         passes = await self._forward(progress.current, 0)
         if not passes:
