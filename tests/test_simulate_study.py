@@ -13,6 +13,7 @@ import pytest
 
 from asyncopt.cli import main
 from asyncopt.cli.settings import settle
+from asyncopt.config import check
 from asyncopt.local import LocalServer
 from asyncopt.tasks import Task, load
 from asyncopt.testing import AnswerModel, Constant, FaultPlan, LogNormal, items_of
