@@ -15,7 +15,7 @@ import asyncio
 import statistics
 import tempfile
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -123,6 +123,15 @@ def compared(chosen: Namespace, seed: int) -> dict[str, dict[str, Any]]:
     return results
 
 
+def each(chosen: Namespace) -> Iterator[dict[str, dict[str, Any]]]:
+    """The results of all seeds in their order; one at a time needs no other process, which could be left behind."""
+    if chosen.jobs == 1:
+        yield from map(compared, repeat(chosen), chosen.seeds)
+        return
+    with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(compared, repeat(chosen), chosen.seeds)
+
+
 def rows(seed: int, results: dict[str, dict[str, Any]]) -> list[list[str]]:
     """The lines of one seed; scores in percent."""
     return [
@@ -159,8 +168,12 @@ def main() -> None:
     options.add_argument("--jobs", type=int, default=1, help="seeds at once; times are true for 1 only")
     options.add_argument("--set", action="append", default=[], metavar="A.B=C")
     chosen = options.parse_args()
-    with ProcessPoolExecutor(chosen.jobs, mp_context=get_context("spawn")) as pool:
-        found = dict(zip(chosen.seeds, pool.map(compared, repeat(chosen), chosen.seeds), strict=False))
+    found = {}
+    for seed, results in zip(chosen.seeds, each(chosen), strict=False):
+        found[seed] = results
+        print(
+            f"seed {seed}: {', '.join(f'{name} {gain(result):+.1f}' for name, result in results.items())}", flush=True
+        )
     show(chosen, found)
     settings = {name: getattr(chosen, name) for name in ("task", "optimizer", "set")}
     write_json(chosen.json, "dln_embedded", settings, {str(seed): results for seed, results in found.items()})
