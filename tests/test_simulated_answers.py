@@ -264,3 +264,22 @@ def test_published_tasks_are_graded_at_the_hidden_accuracy(data):
 def test_a_folder_without_published_data_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="has no folder aqua or bbh or gsm8k or mmlu or multiarith"):
         known_items(tmp_path)
+
+
+def test_of_several_questions_the_last_one_is_answered():
+    items = items_of(
+        [
+            Task(
+                "sums",
+                "number",
+                tuple(Example(n, f"What is {n} and {n} {'in all ' * n}?", str(2 * n)) for n in range(9)),
+                (),
+            )
+        ]
+    )
+    model = AnswerModel(1, items)
+    questions = [item.question for item in items.values()]
+    for asked in questions:
+        solved = [question for question in questions if question != asked][:4]
+        prompt = "\n\n".join(f"Q: {question}\nA: {items[f'sums: {question}'].target}" for question in solved)
+        assert next(iter(model.chances(f"{prompt}\n\nQ: {asked}\nA:"))) == items[f"sums: {asked}"].target

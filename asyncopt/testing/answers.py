@@ -153,16 +153,18 @@ class AnswerModel:
         return {target: right} | {other: (1 - right) * weight / total for other, weight in weights.items()}
 
     def _item_in(self, prompt: str) -> Item | None:
-        # A question stands on lines of its own, but for a label such as "Q: "; the longest one found is meant.
-        found: Item | None = None
+        # A question stands on lines of its own, but for a label such as "Q: ". The last one is asked, since solved ones
+        # stand before it; of two that end together, the longer one is meant.
+        found: dict[tuple[int, int], Item] = {}
         for line in prompt.splitlines():
             line = line.strip()
             for key in (line, line.partition(": ")[2]):
                 for item in self._by_line.get(key, ()):
-                    longer = found is None or len(item.question) > len(found.question)
-                    if longer and item.question.strip() in prompt:
-                        found = item
-        return found
+                    question = item.question.strip()
+                    place = prompt.rfind(question)
+                    if place >= 0:
+                        found.setdefault((place + len(question), len(question)), item)
+        return found[max(found)] if found else None
 
     def _wrong(self, item: Item, chance: float) -> str:
         target = item.target.strip()
