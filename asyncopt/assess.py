@@ -14,7 +14,7 @@ from asyncopt.engine import Model
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, first_error
 from asyncopt.evaluate import PROMPTED, Evaluation, Item, Program, evaluate
 from asyncopt.events import Events
-from asyncopt.limits.budget import UNLIMITED, Account, Budget
+from asyncopt.limits.budget import UNLIMITED, Account, Budget, require_price
 from asyncopt.result import Measured
 from asyncopt.stats import mcnemar_p, paired_difference
 from asyncopt.tasks.task import Example, Fold, Split, Task
@@ -155,8 +155,7 @@ async def evaluate_instructions(
     if not examples:
         sizes = [f"{split} has {len(task.fold(split))}" for split in get_args(Split) if task.fold(split)]
         raise ConfigError(f"{task.name} has no examples in the fold {fold}; {', '.join(sizes)}; name one of them")
-    if budget.usd is not None and model.price is None:
-        raise ConfigError(f"the budget is in dollars and the scorer {model.name} has no price; state its price")
+    require_price(budget, "scorer", model.name, model.price)
     account = Account(budget)
     charged = model.charged_to(account)
     loop = asyncio.get_running_loop()

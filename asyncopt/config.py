@@ -91,6 +91,17 @@ class OptimizerConfig(BaseModel):
     attempts: _Count = Field(default=1, ge=1)
     faithful: bool = False
 
+    @field_validator("name", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        # By hand: an unknown name is looked up here, and this table alone does not know the other optimizers.
+        known = ("opro", "random", *get_args(_Other))
+        if value not in known:
+            near = get_close_matches(str(value), known, n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"it is {value!r}; {meant}wanted one of {', '.join(known)}")
+        return value
+
     @field_validator("score_buckets", mode="before")
     @classmethod
     def _of_one_kind(cls, value: object) -> object:

@@ -16,7 +16,7 @@ from asyncopt.directory import RunDirectory
 from asyncopt.engine import Model
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, StudyFailed
 from asyncopt.events import Event, Events, Note, Observer, StudyFinished, StudyStarted
-from asyncopt.limits.budget import UNLIMITED, Account, Budget
+from asyncopt.limits.budget import UNLIMITED, Account, Budget, require_price
 from asyncopt.optimizers.base import AnyTask, Optimizer, Search
 from asyncopt.optimizers.dln.options import Training
 from asyncopt.optimizers.history import Entry, History
@@ -72,8 +72,8 @@ class Study:
     ) -> None:
         optimizer.check(task, scorer, proposer)
         for role, model in (("scorer", scorer), ("proposer", proposer)):
-            if budget.usd is not None and model is not None and model.price is None:
-                raise ConfigError(f"the budget is in dollars and the {role} {model.name} has no price; state its price")
+            if model is not None:
+                require_price(budget, role, model.name, model.price)
         self.task = task
         self.optimizer = optimizer
         self.account = Account(budget)

@@ -182,3 +182,11 @@ def test_a_concurrency_that_cannot_be_meant_is_named_in_one_sentence(value: obje
         check({"task": {"name": "t"}, "models": {"scorer": {"model": "m", "concurrency": value}}})
     assert "models.scorer.concurrency" in str(error.value)
     assert "value error" not in str(error.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("dln3", "did you mean dln"), ("opra", "did you mean opro"), (7, "wanted")]
+)
+def test_an_unknown_optimizer_is_told_all_that_there_are(name: object, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"optimizer.name: .*{meant}.*opro, random, ape, dln1, dln2"):
+        check({"task": {"name": "antonym"}, "optimizer": {"name": name}})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from asyncopt.values import Usage
+from asyncopt.errors import ConfigError
+from asyncopt.values import Price, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,12 @@ class Budget:
 
 
 UNLIMITED = Budget()
+
+
+def require_price(budget: Budget, role: str, model: str, price: Price | None) -> None:
+    """Raise :class:`ConfigError` where a budget is in dollars and the model in this role has no price."""
+    if budget.usd is not None and price is None:
+        raise ConfigError(f"the budget is in dollars and the {role} {model} has no price; state its price")
 
 
 class Account:
