@@ -3,8 +3,9 @@
 A record ``proposed`` says how much of the history a step's proposals see; ``entry`` that an entry joined it alone;
 ``step`` that a step has ended, with those of its entries that join only then; ``validated`` what some of its candidates
 are worth on the validation examples. The history is their entries in that order. ``spent`` and ``finished`` keep the
-account and the result. A record is written at once, so that a process may die at any moment, and forced to the disk at
-the end of a step.
+account and the result. ``left`` and ``lost`` decide nothing: how far a candidate was when a sitting ended, and a
+proposal that never came. A record is written at once, so that a process may die at any moment, and forced to the disk
+at the end of a step.
 """
 
 from __future__ import annotations
@@ -12,25 +13,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from asyncopt import codec
-from asyncopt.directory import RunDirectory, read_journal, require_subject
+from asyncopt.directory import DECISIONS, MEASURED, RESULT, RunDirectory, read_journal, require_subject
 from asyncopt.engine import Model
-from asyncopt.errors import AsyncoptError, ConfigError
+from asyncopt.errors import CallFailed, ConfigError, StorageFailed
 from asyncopt.events import Events, Note, StepFinished, StepValidated
 from asyncopt.journal import Record
 from asyncopt.limits.budget import Account
 from asyncopt.optimizers.base import AnyTask, Seen, State, Validated, comparable
 from asyncopt.optimizers.history import Entry, History, entry_of, row_of
 from asyncopt.optimizers.script import Decision, Script
+from asyncopt.outcomes import Ends, Outcomes
 from asyncopt.result import Result, Spending, result_of
-from asyncopt.tasks.task import Task
+from asyncopt.tasks.task import Fold, Task
 
-_ACCOUNT_FIELDS = ("calls", "hits", "input_tokens", "output_tokens", "usd")
-_MEASURED = ("account", "seconds")  # in the records, and never the same twice
+_SPENDING = ("calls", "hits", "input_tokens", "output_tokens", "usd")
+_ACCOUNT_FIELDS = (*_SPENDING, "possibly_billed_tokens")
 
 
 class Chronicle:
@@ -43,6 +44,8 @@ class Chronicle:
         self.unfinished: dict[int, Seen] = {}
         self.steps_done = 0
         self.validations: dict[int, list[Validated]] = {}
+        self.outcomes = Outcomes()
+        self.lost_proposals = 0
         self.traced = False
         self._trace: BinaryIO | None = None
         self._task = task
@@ -51,8 +54,7 @@ class Chronicle:
         self._events = events
         self._steps = steps
         self._run: RunDirectory | None = None
-        self._outcomes: dict[tuple[str, bool], Mapping[str, Any]] = {}
-        self._scores: dict[str, Mapping[int, float]] = {}
+        self._ends: dict[tuple[str, bool], Ends] = {}
         self.tested = Account(parent=account)  # of the account, what the held-out examples take
         self._journalled = _spent(account)
         self._seconds_before = 0.0
@@ -73,6 +75,8 @@ class Chronicle:
             self.script = Script(script, common)
         for record in records:
             if record.kind == "finished":
+                if run is not None and not (run.path / RESULT).exists():
+                    run.write_result(record.data)  # the disk was full, or the process was killed in between
                 return result_of(record.data)
             self._restore(record)
         if run is not None and self.traced:
@@ -88,8 +92,9 @@ class Chronicle:
             self._add(entry_of(row), row)
         if "tested" in record.data:
             _restore_account(self.tested, record.data["tested"])
+        self.lost_proposals += record.kind == "lost"
         if record.kind == "validated":
-            self.validations[record.data["step"]] = [Validated(**row) for row in record.data["candidates"]]
+            self._take_validations(record.data["step"], [Validated.of_row(row) for row in record.data["candidates"]])
         elif record.kind == "proposed":
             self.unfinished[record.data["step"]] = self._seen(record.data["step"])
         elif record.kind == "step":
@@ -105,22 +110,22 @@ class Chronicle:
             with suppress(OSError):
                 self._trace.close()
         if _spent(self._account) != self._journalled:
-            with suppress(AsyncoptError):  # the disk is full; whatever ended the study is the error to report
+            with suppress(StorageFailed):  # whatever ended the study is the error to report
                 self._append("spent", {"tested": _spent(self.tested)} if any(_spent(self.tested).values()) else {})
-                self._run.journal.sync()
         self._run.close()
 
     def spending(self) -> tuple[Spending, Spending]:
         """What the search took and what the test took so far, in all sittings."""
         # By who asked and not by when: calls that an ended search left in flight are paid for while the test goes on.
-        total, test = (Spending(*_spent(account).values()) for account in (self._account, self.tested))
+        accounts = (self._account, self.tested)
+        total, test = (Spending(*(getattr(account, name) for name in _SPENDING)) for account in accounts)
         return total.less(test), test
 
-    def finish(self, result: Result) -> None:
+    async def finish(self, result: Result) -> None:
         """Make the result durable."""
         if self._run is not None:
             self._run.journal.append("finished", result.to_json())
-            self._run.journal.sync()
+            await self._run.journal.sync()
             self._run.write_result(result.to_json())
 
     @property
@@ -141,9 +146,23 @@ class Chronicle:
 
     # -- decisions -----------------------------------------------------------------------------------------------------
 
-    def keep(self, entry: Entry, outcomes: Mapping[str, Any]) -> None:
+    def keep(self, entry: Entry, ends: Ends) -> None:
         """Remember how the examples of an entry ended until it joins the history."""
-        self._outcomes[entry.candidate, entry.provisional] = outcomes
+        self._ends[entry.candidate, entry.provisional] = ends
+
+    def leave(self, fold: Fold, candidate: str, ends: Ends) -> None:
+        """Journal how far a candidate was when the sitting ended; resumed, it is scored again, from the cache."""
+        if self._run is not None:
+            with suppress(StorageFailed):  # whatever ended the sitting is the error to report
+                self._run.journal.append("left", {"fold": fold, "candidate": candidate, **ends})
+
+    def lose(self, step: int, error: CallFailed) -> None:
+        """Journal that a call for a proposal failed for good, and say so."""
+        self.lost_proposals += 1
+        if self._run is not None:
+            reason, detail = error.fault.kind.value, error.fault.detail
+            self._run.journal.append("lost", {"step": step, "reason": reason, "detail": detail})
+        self._events.emit(Note(f"step {step + 1}: a proposal was lost ({error})"))
 
     def begin_step(self, step: int) -> Seen:
         """What the proposals of this step see: everything that has joined the history by now."""
@@ -165,7 +184,7 @@ class Chronicle:
         rows = [self._row(entry) for entry in entries]
         self._decide("step", {"step": step, "entries": rows, "state": state})
         if self._run is not None:
-            self._run.journal.sync()
+            await self._run.journal.sync()
         for entry, row in zip(entries, rows, strict=True):
             self._add(entry, row)
         self.steps_done = step + 1
@@ -180,14 +199,19 @@ class Chronicle:
         if self._run is not None:
             for model in self._models:
                 await model.flush()
-        self._decide("validated", {"step": step, "candidates": [asdict(one) for one in validated]})
+        self._decide("validated", {"step": step, "candidates": [one.to_row() for one in validated]})
         if self._run is not None:
-            self._run.journal.sync()
-        self.validations[step] = validated
+            await self._run.journal.sync()
+        self._take_validations(step, validated)
         best = self.best_validated()
         self._events.emit(
             StepValidated(step, len(validated), best.candidate if best else "", best.score if best else None)
         )
+
+    def _take_validations(self, step: int, validated: list[Validated]) -> None:
+        self.validations[step] = validated
+        for one in validated:
+            self.outcomes.take("validation", one.candidate, {"scores": one.scores, "problems": one.problems})
 
     def validated(self, candidate: str) -> Validated | None:
         """The candidate's score on the validation examples, if it has one."""
@@ -195,16 +219,16 @@ class Chronicle:
         return next((one for one in all_of_them if one.candidate == candidate), None)
 
     def best_validated(self) -> Validated | None:
-        """The candidate with the best comparable score on the validation examples; of equals, the better in training.
+        """The candidate with the best comparable score on the validation examples; of equals, complete before partial.
 
-        Then the earliest, so that no tie is broken by when answers came.
+        Then the better in training, then the earliest, so that no tie is broken by when answers came.
         """
         entries = {entry.candidate: entry for entry in reversed(self.history.ranked(provisional=False))}
         candidates = [one for one in comparable(self.validations) if one.candidate in entries]
 
-        def rank(one: Validated) -> tuple[float, float, int, int]:
+        def rank(one: Validated) -> tuple[float, bool, float, int, int]:
             entry = entries[one.candidate]
-            return one.score or 0.0, entry.score or 0.0, -entry.step, -entry.index
+            return one.score or 0.0, one.complete, entry.score or 0.0, -entry.step, -entry.index
 
         return max(candidates, key=rank, default=None)
 
@@ -220,16 +244,19 @@ class Chronicle:
             self._journalled = account
 
     def _row(self, entry: Entry) -> dict[str, Any]:
-        return {**row_of(entry), **self._outcomes.pop((entry.candidate, entry.provisional), {})}
+        return {**row_of(entry), **self._ends.pop((entry.candidate, entry.provisional), {})}
 
     def _add(self, entry: Entry, row: Mapping[str, Any]) -> None:
-        self.history.add(entry)
-        if isinstance(self._task, Task) and not entry.provisional and entry.score is not None:
-            pairs = zip(self._task.train, row.get("scores", ()), strict=False)
-            self._scores[entry.candidate] = {example.id: score for example, score in pairs if score is not None}
+        scores: dict[int, float] | None = None
+        if isinstance(self._task, Task):
+            self.outcomes.take("train", entry.candidate, row)
+            if not entry.provisional and entry.score is not None:
+                pairs = zip(self._task.train, row.get("scores", ()), strict=False)
+                scores = {example.id: score for example, score in pairs if score is not None}
+        self.history.add(entry, scores)
 
     def _seen(self, step: int) -> Seen:
-        return Seen(step, self.history.copy(), self._scores.copy())
+        return Seen(step, self.history.copy())
 
 
 def _spent(account: Account) -> dict[str, Any]:
@@ -238,15 +265,15 @@ def _spent(account: Account) -> dict[str, Any]:
 
 def _restore_account(account: Account, spent: Mapping[str, Any]) -> None:
     for name in _ACCOUNT_FIELDS:
-        setattr(account, name, spent[name])
+        setattr(account, name, spent.get(name, 0))  # older journals do not have all of them
 
 
 def decisions_of(records: Sequence[Record]) -> list[Decision]:
     """The decisions in a journal, without what is measured on the way."""
     return [
-        Decision(record.kind, {name: value for name, value in record.data.items() if name not in _MEASURED})
+        Decision(record.kind, {name: value for name, value in record.data.items() if name not in MEASURED})
         for record in records
-        if record.kind in ("proposed", "entry", "step", "validated")
+        if record.kind in DECISIONS
     ]
 
 
