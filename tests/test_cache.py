@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,13 +140,28 @@ async def test_a_disk_that_fails_later_loses_nothing_in_memory(tmp_path: Path) -
     cache = SqliteCache(tmp_path / "c.sqlite")
     cache.put(b"a", b"1")
     await cache.flush()
-    assert cache._connection is not None
     os.truncate(tmp_path / "c.sqlite", 10)
     (tmp_path / "c.sqlite-wal").write_bytes(b"")
     cache.put(b"b", b"2")
     await cache.flush()
     assert (await cache.get_many([b"b"])).get(b"b") == b"2"
     await cache.aclose()
+
+
+async def test_a_close_that_is_cancelled_ends_the_thread_all_the_same(tmp_path: Path) -> None:
+    values = {b"%d" % number: b"x" for number in range(2000)}
+    cache = SqliteCache(tmp_path / "c.sqlite")
+    for key, value in values.items():
+        cache.put(key, value)
+    closing = asyncio.create_task(cache.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    for thread in threading.enumerate():
+        if thread.name == "asyncopt-cache":
+            thread.join()
+    assert await read(tmp_path / "c.sqlite", list(values)) == values
 
 
 completions = st.builds(

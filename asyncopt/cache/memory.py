@@ -13,7 +13,10 @@ RECENT = 20_000  # completions kept in memory in front of a persistent cache
 
 
 class Cache(Protocol):
-    """Bytes by content key. A put is durable after :meth:`flush`; nothing here raises for what a disk does."""
+    """Bytes by content key. A put is durable after :meth:`flush`; nothing here raises for what a disk does.
+
+    A cache that may fail has an attribute ``degraded``: why nothing is stored any more, or None.
+    """
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]: ...
 

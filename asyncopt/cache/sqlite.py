@@ -1,8 +1,10 @@
 """The cache in one SQLite file: WAL, one thread for everything, batches, a checksum on every value.
 
 Several processes may share the file. Every value carries its own checksum, because SQLite's integrity check says "ok"
-when bytes of a payload flip; a bad one is deleted and counts as a miss. A file that is no database is set aside. When
-the disk fails, the run goes on with what is in memory.
+when bytes of a payload flip; a bad one is deleted and counts as a miss. A file that is damaged is set aside, once. When
+the disk takes no more, what is on it is still read; when it gives nothing either, the run goes on with what is in
+memory. On a network file system the journal is a rollback journal: processes of one machine, or of machines whose locks
+work, may share it there; slower, and never beside others who see the same file as a local one.
 """
 
 from __future__ import annotations
@@ -10,29 +12,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
+from asyncopt.cache.place import prepare
+from asyncopt.cache.table import Table, is_damage
+
 _log = logging.getLogger("asyncopt")
 _BATCH = 500
-_LOOKUP = 200
-_OPENINGS, _OPENING_PAUSE = 300, 0.1  # times and seconds: as long as SQLite itself waits for a lock
-_SCHEMA = "CREATE TABLE IF NOT EXISTS answers_v1 (key BLOB NOT NULL UNIQUE, sum BLOB NOT NULL, value BLOB NOT NULL)"
 
-_Found: TypeAlias = "asyncio.Future[dict[bytes, bytes]]"
+_Found: TypeAlias = dict[bytes, bytes]
 _Job: TypeAlias = Callable[[], None]
-
-
-def _sum(key: bytes, value: bytes) -> bytes:
-    # The key is in it, so that a value that ends up under another key is noticed too.
-    return blake2b(key + value, digest_size=8).digest()
 
 
 class SqliteCache:
@@ -43,8 +38,9 @@ class SqliteCache:
         self.degraded: str | None = None  # why nothing is stored any more, if so
         self.dropped = 0  # values whose checksum was wrong
         self._jobs: SimpleQueue[tuple[bytes, bytes] | _Job | None] = SimpleQueue()
-        self._pending: dict[bytes, bytes] = {}  # put, not yet committed
-        self._connection: sqlite3.Connection | None = None
+        self._pending: _Found = {}  # put, not yet committed
+        self._table: Table | None = None
+        self._replaced = False
         self._thread: threading.Thread | None = None
 
     # -- on the loop ---------------------------------------------------------------------------------------------------
@@ -58,32 +54,43 @@ class SqliteCache:
         self._start()
 
     async def flush(self) -> None:
-        await self._ask(dict)
+        """Return when every value put so far is on the disk, and would survive a loss of power.
+
+        Where ``degraded`` says why that cannot be, it returns all the same: what was flushed before is on the disk, and
+        what was not is served from memory for as long as this object lives.
+        """
+        await self._ask(self._sync)
 
     async def aclose(self) -> None:
-        if self._thread is None:
-            return
-        await self.flush()
+        """Flush, and end the thread; whoever is cancelled here does not wait for it, and it ends all the same."""
         thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        flushed = self._asked(self._sync)
         self._jobs.put(None)
+        await flushed
         thread.join()  # a millisecond: the work is flushed, its last act is closing the file
 
-    async def _ask(self, query: Callable[[], dict[bytes, bytes]]) -> dict[bytes, bytes]:
+    async def _ask(self, query: Callable[[], _Found]) -> _Found:
+        answer = self._asked(query)
+        self._start()
+        return await answer
+
+    def _asked(self, query: Callable[[], _Found]) -> asyncio.Future[_Found]:
         loop = asyncio.get_running_loop()
-        answer: _Found = loop.create_future()
+        answer: asyncio.Future[_Found] = loop.create_future()
 
         def job() -> None:
+            found: _Found = {}
             try:
                 found = query()
-            except sqlite3.Error as error:
+            except Exception as error:  # whatever it is, somebody waits for an answer
                 self._degrade(error)
-                found = {}
             with suppress(RuntimeError):  # the loop is gone, and with it whoever asked
                 loop.call_soon_threadsafe(_resolve, answer, found)
 
         self._jobs.put(job)
-        self._start()
-        return await answer
+        return answer
 
     def _start(self) -> None:
         if self._thread is None:
@@ -93,14 +100,13 @@ class SqliteCache:
     # -- in the thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._connection = self._open()
+        if self.degraded is None:
+            self._open()
         try:
             while self._work_off(self._jobs.get()):
                 pass
         finally:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._close()
 
     def _work_off(self, first: tuple[bytes, bytes] | _Job | None) -> bool:
         """Do this job and all that wait behind it, writes in one transaction; False at the end."""
@@ -121,107 +127,96 @@ class SqliteCache:
             job()
         return True
 
-    def _open(self) -> sqlite3.Connection | None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if not isinstance(error, sqlite3.OperationalError):  # not a database, or a damaged one
-                return self._reopen(error)
-            self._degrade(error)
-        except OSError as error:
-            self._degrade(error)
-        return None
+    def _store(self, batch: list[tuple[bytes, bytes]]) -> None:
+        while batch and self._table is not None and self.degraded is None:
+            try:
+                self._table.insert(batch)
+            except Exception as error:
+                self._write_failed(error)  # again into another file, or never more
+            else:
+                for key, _ in batch:
+                    self._pending.pop(key, None)
+                return
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=30.0)
-        try:
-            _use_wal(connection)
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(_SCHEMA)
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
+    def _select(self, keys: Sequence[bytes]) -> _Found:
+        pending = {key: self._pending[key] for key in keys if key in self._pending}
+        found: _Found = {}
+        damaged: list[bytes] = []
+        if self._table is not None:
+            try:
+                found, damaged = self._table.select(keys)
+            except Exception as error:
+                self._read_failed(error)
+        if damaged:
+            self._drop(damaged)
+        return found | pending
 
-    def _reopen(self, error: Exception) -> sqlite3.Connection | None:
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
+    def _drop(self, damaged: list[bytes]) -> None:
+        self.dropped += len(damaged)
+        if self._table is not None and self.degraded is None:
+            try:
+                self._table.delete(damaged)  # else the answer that is paid for now could not be stored
+            except Exception as error:
+                self._write_failed(error)
+
+    def _sync(self) -> _Found:
+        if self._table is not None and self.degraded is None:
+            try:
+                self._table.sync()
+            except Exception as error:
+                self._write_failed(error)
+        return {}
+
+    # -- when it fails -------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
         try:
-            os.replace(self.path, aside)
-            for suffix in ("-wal", "-shm"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-            _log.warning("the cache %s could not be read (%s); it is kept as %s", self.path, error, aside.name)
-            return self._connect()
-        except (OSError, sqlite3.Error) as again:
+            self._table = Table(prepare(self.path))
+        except Exception as error:
+            self._read_failed(error)
+
+    def _read_failed(self, error: Exception) -> None:
+        self._close()
+        if is_damage(error) and not self._replaced:
+            self._replace(error)
+        else:
+            self._degrade(error)
+
+    def _write_failed(self, error: Exception) -> None:
+        if is_damage(error):
+            self._read_failed(error)
+            return
+        self._degrade(error)
+        if self._table is not None and self._table.stuck:
+            self._close()
+
+    def _replace(self, error: Exception) -> None:
+        self._replaced = True  # a second time it is the disk
+        path = Path(os.path.realpath(self.path))
+        aside = f"{path.name}.damaged-{time.time_ns()}"
+        try:
+            for suffix in ("", "-wal"):
+                with suppress(FileNotFoundError):
+                    os.replace(path.with_name(path.name + suffix), path.with_name(aside + suffix))
+            path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+        except OSError as again:
             self._degrade(again)
-            return None
+            return
+        _log.warning("the cache %s could not be read (%s); it is kept as %s", self.path, error, aside)
+        self._open()
 
     def _degrade(self, error: Exception) -> None:
         if self.degraded is None:
-            self.degraded = f"{type(error).__name__}: {error}"
+            name = "" if type(error).__module__.startswith("asyncopt") else f"{type(error).__name__}: "
+            self.degraded = f"{name}{error}"
             _log.warning("the cache %s is not used any more (%s); the run goes on", self.path, self.degraded)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
 
-    def _store(self, batch: list[tuple[bytes, bytes]]) -> None:
-        if batch and self._connection is not None:
-            try:
-                self._insert(batch)
-            except sqlite3.Error as error:
-                self._degrade(error)
-        if self.degraded is None:
-            for key, _ in batch:
-                self._pending.pop(key, None)
-
-    def _insert(self, batch: list[tuple[bytes, bytes]]) -> None:
-        assert self._connection is not None
-        rows = [(key, _sum(key, value), value) for key, value in batch]
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            self._connection.executemany("INSERT OR IGNORE INTO answers_v1 VALUES (?, ?, ?)", rows)
-            self._connection.execute("COMMIT")
-        except sqlite3.Error:
-            with suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            raise
-
-    def _select(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        found = {key: self._pending[key] for key in keys if key in self._pending}
-        if self._connection is None:
-            return found
-        for start in range(0, len(keys), _LOOKUP):
-            some = keys[start : start + _LOOKUP]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT key, sum, value FROM answers_v1 WHERE key IN ({marks})"  # noqa: S608 - only marks
-            for key, checksum, value in self._connection.execute(query, tuple(some)).fetchall():
-                if checksum == _sum(key, value):
-                    found[key] = value
-                else:
-                    self._drop(key)
-        return found
-
-    def _drop(self, key: bytes) -> None:
-        self.dropped += 1
-        with suppress(sqlite3.Error):
-            assert self._connection is not None
-            self._connection.execute("DELETE FROM answers_v1 WHERE key = ?", (key,))
+    def _close(self) -> None:
+        table, self._table = self._table, None
+        if table is not None:
+            table.close()
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Turn the file into a WAL one; SQLite's own waiting does not cover this when two begin on a new file."""
-    for _ in range(_OPENINGS):
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-        time.sleep(_OPENING_PAUSE)
-    connection.execute("PRAGMA journal_mode=WAL")
-
-
-def _resolve(answer: _Found, found: dict[bytes, bytes]) -> None:
+def _resolve(answer: asyncio.Future[_Found], found: _Found) -> None:
     if not answer.done():
         answer.set_result(found)
