@@ -64,11 +64,3 @@ async def connecting(connected: Connected) -> AsyncIterator[str]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def read_request(reader: asyncio.StreamReader) -> bytes:
-    """One request as it came, head and body."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    lines = [line.lower() for line in head.split(b"\r\n")]
-    lengths = [int(line.removeprefix(b"content-length:")) for line in lines if line.startswith(b"content-length:")]
-    return head + await reader.readexactly(lengths[0] if lengths else 0)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncopt.endpoints.addresses import check_address
 from asyncopt.endpoints.faults import fault_of, kind_of
 from asyncopt.endpoints.headers import LONGEST_HINT, retry_after, should_retry
-from asyncopt.endpoints.http import HttpEndpoint, check_address
+from asyncopt.endpoints.http import HttpEndpoint
 from asyncopt.endpoints.openai import OpenAIChat
 from asyncopt.endpoints.protocol import Reply
 from asyncopt.endpoints.secret import Secret

@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 import pytest
 from aiohttp import web
-from served import connecting, good, http, read_request, serving
+from served import connecting, good, http, serving
 
 from asyncopt.endpoints.http import HttpEndpoint
 from asyncopt.endpoints.http_exchange import MAX_BODY, Pieces
@@ -21,6 +21,7 @@ from asyncopt.endpoints.openai import OpenAIChat
 from asyncopt.endpoints.protocol import Answer, Reply
 from asyncopt.endpoints.secret import Secret
 from asyncopt.errors import ConfigError
+from asyncopt.testing.raw import read_request
 from asyncopt.values import Completion, Fault, FaultKind, Generate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
@@ -229,18 +230,15 @@ async def test_an_endpoint_may_be_used_again_after_it_was_closed() -> None:
     assert len(server.requests) == 2
 
 
-async def test_a_server_that_closes_idle_connections_costs_an_attempt_and_no_more() -> None:
+async def test_a_server_that_closes_idle_connections_costs_no_attempt() -> None:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(http(good()))
         await read_request(reader)  # and then closes
 
     async with connecting(connected) as url:
-        first, second, third = await ask(HttpEndpoint(url), "one", "two", "three")
-    assert isinstance(first, Completion)
-    assert isinstance(second, Fault)
-    assert second.kind is FaultKind.TRANSIENT
-    assert isinstance(third, Completion)
+        answers = await ask(HttpEndpoint(url), "one", "two", "three")
+    assert all(isinstance(answer, Completion) for answer in answers)
 
 
 _CALL = """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from asyncopt import codec
 from asyncopt.endpoints.faults import fault_of, has_error, malformed, truncated
-from asyncopt.endpoints.parts import count_of, json_of, name_of, text_of
+from asyncopt.endpoints.parts import count_of, instead_of_text, json_of, name_of, text_of
 from asyncopt.endpoints.protocol import Answer, Reply, StreamDecoder
 from asyncopt.endpoints.ratelimits import rate_limits
 from asyncopt.endpoints.sse import StreamedAnswer
@@ -72,7 +73,7 @@ class AnthropicMessages:
 
 def _answer_of(reply: Reply, body: Any) -> Answer:
     if not 200 <= reply.status < 300 or has_error(body):
-        return fault_of(reply.status, reply.headers, body)
+        return fault_of(reply.status, reply.headers, body, reply.body)
     if not isinstance(body, dict) or not isinstance(body.get("content"), list):
         return malformed(reply.status, "no content")
     usage, limits = _usage_of(body.get("usage")), rate_limits(reply.headers)
@@ -83,6 +84,9 @@ def _answer_of(reply: Reply, body: Any) -> Answer:
     text = text_of(body["content"])
     if not text and finish is Finish.LENGTH:
         return truncated(usage, limits)
+    found = "" if text else instead_of_text(body["content"])
+    if found:
+        return replace(malformed(reply.status, f"{found} and no text"), usage=usage, limits=limits)
     return Completion(text, finish, usage, served_model=name_of(body.get("model")), limits=limits)
 
 
@@ -104,6 +108,7 @@ class _Events:
     def __init__(self) -> None:
         self.complete = False
         self._text: list[str] = []
+        self._others: list[dict[str, Any]] = []
         self._message: dict[str, Any] = {}
         self._usage: dict[str, Any] = {}
 
@@ -112,7 +117,7 @@ class _Events:
         if kind == "message_start":
             self._start(event.get("message"))
         elif kind == "content_block_start":
-            return self._add_text(event.get("content_block"))
+            return self._begin(event.get("content_block"))
         elif kind == "content_block_delta":
             return self._add_text(event.get("delta"))
         elif kind == "message_delta":
@@ -130,6 +135,11 @@ class _Events:
         # The counts of the end are totals and replace those of the start; the input is often stated at the start only.
         if isinstance(usage, dict):
             self._usage |= {name: value for name, value in usage.items() if value is not None}
+
+    def _begin(self, block: Any) -> bool:
+        if isinstance(block, dict) and block.get("type") != "text":
+            self._others.append({"type": block.get("type")})
+        return self._add_text(block)
 
     def _add_text(self, part: Any) -> bool:
         """Take a block's or a delta's text; thinking is no text, and shows all the same that the answer has begun."""
@@ -149,4 +159,5 @@ class _Events:
         return self.complete
 
     def body(self) -> dict[str, Any]:
-        return {**self._message, "content": [{"type": "text", "text": "".join(self._text)}], "usage": self._usage}
+        spoken = [{"type": "text", "text": "".join(self._text)}] if self._text else []
+        return {**self._message, "content": [*spoken, *self._others], "usage": self._usage}

@@ -17,6 +17,7 @@ from asyncopt.values import Dimension, Fault, FaultKind, RateLimits, Usage
 
 # A longer wait than this is a daily quota, not a rate limit: the study stops and can be resumed (openai-python's rule).
 LONGEST_WAIT = 120.0
+_LONGEST_WORD, _PAGE_READ = 80, 800
 
 _BY_WORD: dict[str, FaultKind] = {
     "rate_limit_exceeded": FaultKind.RATE_LIMITED,
@@ -29,7 +30,7 @@ _BY_WORD: dict[str, FaultKind] = {
     "organization_usage_limit_exceeded": FaultKind.QUOTA,
     "billing_hard_limit_reached": FaultKind.QUOTA,
     "enforced_spend_limit_reached": FaultKind.QUOTA,
-    "billing_error": FaultKind.QUOTA,
+    "billing_error": FaultKind.QUOTA,  # under 402, and under 400 for a spend limit
     "invalid_api_key": FaultKind.FATAL_CONFIG,
     "authentication_error": FaultKind.FATAL_CONFIG,
     "permission_error": FaultKind.FATAL_CONFIG,
@@ -80,8 +81,11 @@ _OVERRULED = (FaultKind.TRANSIENT, FaultKind.BAD_REQUEST)
 def kind_of(status: int, code: object = None, type_: object = None) -> FaultKind:
     """The kind of a failure from its error code, error type and HTTP status.
 
-    Unknown 4xx end the item, unknown 5xx may pass, and an unknown error under 200 is an answer that makes no sense.
+    Unknown 4xx end the item, unknown 5xx may pass, and an unknown error under 200 is an answer that makes no sense. A
+    redirect is never followed, whatever its body says.
     """
+    if 300 <= status < 400:
+        return FaultKind.FATAL_CONFIG
     for word in (code, type_):
         kind = _BY_WORD.get(word) if isinstance(word, str) else None
         if kind is not None:
@@ -108,10 +112,13 @@ def _error_of(body: Any) -> dict[str, Any]:
     return error if isinstance(error, dict) else {}
 
 
-def fault_of(status: int, headers: Mapping[str, str], body: Any) -> Fault:
-    """The fault that an error response stands for; ``body`` is its JSON value, or None where it is none."""
+def fault_of(status: int, headers: Mapping[str, str], body: Any, raw: bytes = b"") -> Fault:
+    """The fault that an error response stands for; ``body`` is its JSON value, or None where it is none.
+
+    Of a body that is no JSON, such as a proxy's page, the beginning of its ``raw`` bytes goes into the detail.
+    """
     error = _error_of(body)
-    code, type_ = error.get("code"), error.get("type")
+    code, type_ = _code_in(error), error.get("type")
     if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:
         status = code  # OpenRouter and Gemini put the status there, the first under HTTP 200
     kind = kind_of(status, code, type_)
@@ -120,13 +127,32 @@ def fault_of(status: int, headers: Mapping[str, str], body: Any) -> Fault:
     wait, scarce = stated_wait(headers, error), None
     if kind in _LIMITED:
         wait = wait if wait is not None else reset_wait(headers) or reset_wait(wrapped)
-        if kind is FaultKind.RATE_LIMITED and wait is not None and wait > LONGEST_WAIT:
+        if wait is not None and wait > LONGEST_WAIT:
             kind = FaultKind.QUOTA_DAILY
         if wait is None:
             wait = _capped(wait_in_text(error.get("message")))
         scarce = _scarce(code, type_, limits)
+    else:
+        wait = _capped(wait)  # a server that fails is asked again before long: it may be back earlier than it thought
     word = should_retry(headers) if kind in _OVERRULED else None
-    return Fault(kind, _detail(status, code, type_, error), wait, word, scarce=scarce, limits=limits)
+    page = raw[:_PAGE_READ].decode("utf-8", "replace") if body is None else ""
+    detail, label = _detail(status, code, type_, error, page), _label(status, code, type_)
+    return Fault(kind, detail, wait, word, scarce=scarce, limits=limits, code=label)
+
+
+def _code_in(error: dict[str, Any]) -> object:
+    """The error's code; Anthropic has the one that tells a spend limit from a rate limit in its details."""
+    details = error.get("details")
+    nested = details.get("error_code") if isinstance(details, dict) else None
+    return nested if isinstance(nested, str) and nested in _BY_WORD else error.get("code")
+
+
+def _label(status: int, code: object, type_: object) -> str:
+    """The provider's own word for the failure, or else its status; none for a redirect, which no provider means."""
+    if 300 <= status < 400:
+        return ""
+    word = code if isinstance(code, str) and code else type_
+    return codec.printable(word, _LONGEST_WORD) if isinstance(word, str) and word else f"HTTP {status}"
 
 
 def _capped(wait: float | None) -> float | None:
@@ -140,10 +166,10 @@ def _scarce(code: object, type_: object, limits: RateLimits | None) -> Dimension
     return exhausted(limits)
 
 
-def _detail(status: int, code: object, type_: object, error: dict[str, Any]) -> str:
+def _detail(status: int, code: object, type_: object, error: dict[str, Any], page: str) -> str:
     label = code if isinstance(code, str) else type_ if isinstance(type_, str) else ""
     message = error.get("message")
-    return codec.printable(f"HTTP {status} {label} {message if isinstance(message, str) else ''}")
+    return codec.printable(f"HTTP {status} {label} {message if isinstance(message, str) else page}")
 
 
 def malformed(status: int, what: str) -> Fault:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
+from multidict import MultiMapping
+
 LONGEST_HINT = 7 * 86_400.0
 
 _LONGEST_TEXT = 64
@@ -93,16 +95,22 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     ``retry-after-ms`` goes before ``retry-after``, which holds seconds or an HTTP date (RFC 9110, section 10.2.3).
     """
-    milliseconds = number_of(headers.get("retry-after-ms"))
+    milliseconds = number_of(_only(headers, "retry-after-ms"))
     if milliseconds is not None:
         return within_bounds(milliseconds / 1000)
-    text = headers.get("retry-after")
+    text = _only(headers, "retry-after")
     if text is None:
         return None
     seconds = number_of(text)
     if seconds is not None:
         return within_bounds(seconds)
     return seconds_until(http_date(text), http_date(headers.get("date")))
+
+
+def _only(headers: Mapping[str, str], name: str) -> str | None:
+    """The header's value; None where it is missing, or is there twice and says two things."""
+    values = headers.getall(name, []) if isinstance(headers, MultiMapping) else [headers.get(name)]
+    return values[0] if len(set(values)) == 1 else None
 
 
 def should_retry(headers: Mapping[str, str]) -> bool | None:

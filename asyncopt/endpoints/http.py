@@ -6,7 +6,7 @@ No redirects (a 307 would resend prompt and key to another host), no cookies, no
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -15,43 +15,31 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.http import RawResponseMessage
 from yarl import URL
 
-from asyncopt.endpoints.http_exchange import MAX_BODY, Pieces, Target, exchange, read, release
+from asyncopt.endpoints.addresses import check_address, is_loopback
+from asyncopt.endpoints.http_exchange import MAX_BODY, Pieces, Pool, Target, read
+from asyncopt.endpoints.http_faults import ERRORS, UNANSWERED, broken, unconnected, was_idle
 from asyncopt.endpoints.openai import CHAT_CAPABILITIES, OpenAIChat
 from asyncopt.endpoints.protocol import Answer, Ask, Codec, LikelihoodCodec, Reply, converse
-from asyncopt.endpoints.secret import Secret
-from asyncopt.errors import ConfigError
+from asyncopt.endpoints.secret import Secret, redact_patterns
 from asyncopt.identity import endpoint_identity
 from asyncopt.values import Capabilities, Completion, Fault, FaultKind, Likelihood, Request
 
 IDENTITY_HEADER = "x-asyncopt-identity"
 
-_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError, ValueError)
 _Read = TypeVar("_Read")
 _TOO_LARGE = Fault(FaultKind.MALFORMED, f"the answer is larger than {MAX_BODY} bytes")
 _NO_LIKELIHOODS = Fault(FaultKind.FATAL_CONFIG, "this format cannot ask for the log-probabilities of a given text")
 
 
-def check_address(base_url: str) -> None:
-    """Raises :class:`ConfigError` for plain http to a public host and for link-local (cloud metadata) addresses."""
-    parts = urlsplit(base_url)
-    host = parts.hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        near = host == "localhost" or host.endswith((".localhost", ".local", ".internal")) or "." not in host
-    else:
-        if address.is_link_local:
-            raise ConfigError(f"the base URL points at the link-local address {host}; no model is served there")
-        near = address.is_loopback or address.is_private
-    if parts.scheme == "http" and not near:
-        raise ConfigError(f"the base URL sends the key to {host} in clear text; use https://")
-
-
 class HttpEndpoint:
-    """One base URL with one key. The connections are opened by calls and belong to the loop of the first one."""
+    """One base URL with one key. The connections are opened by calls and belong to the loop of the first one.
+
+    Raises :class:`~asyncopt.errors.ConfigError` for an address that no key may be sent to; ``allow_insecure`` lets
+    plain http go to a public host.
+    """
 
     def __init__(
         self,
@@ -62,17 +50,17 @@ class HttpEndpoint:
         identity: str | None = None,
         supports: Capabilities | None = None,
         keepalive: float = 15.0,
+        allow_insecure: bool = False,
     ) -> None:
         self.base_url = endpoint_identity(base_url)
-        check_address(self.base_url)
+        check_address(self.base_url, allow_insecure=allow_insecure)
         self.supports = CHAT_CAPABILITIES if supports is None else supports
         self._key = None if api_key is None else Secret(api_key)
         self.account = "" if self._key is None else self._key.fingerprint()
         self._codec: Codec = OpenAIChat() if codec is None else codec
         # The same messages are another text in another format at the same address.
         self.identity = (self.base_url if identity is None else identity) + getattr(self._codec, "variant", "")
-        self._keepalive = keepalive
-        self._connector: aiohttp.TCPConnector | None = None
+        self._pool = Pool(keepalive)
         self._targets: dict[str, Target] = {}
 
     def __repr__(self) -> str:
@@ -81,11 +69,6 @@ class HttpEndpoint:
     def _headers(self) -> dict[str, str]:
         headers = {"User-Agent": "asyncopt", "Content-Type": "application/json"}
         return headers | self._codec.headers(None if self._key is None else self._key.reveal())
-
-    async def _connect(self, target: Target) -> Connection:
-        if self._connector is None:  # no limit: admission is the dispatcher's
-            self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keepalive)
-        return await target.connect(self._connector)
 
     async def send(self, model: str, request: Request) -> Answer:
         if isinstance(request, Likelihood):
@@ -120,22 +103,37 @@ class HttpEndpoint:
         target = self._targets.get(url)
         if target is None:
             target = self._targets[url] = Target(URL(url), self._headers())
+        found = await self._attempt(target, body, read_out, self._pool.connect)
+        if found is None:
+            # Servers close idle connections when they like, and a request may cross that on its way. That is no
+            # failure of a call, so it is sent again at once; and the other idle connections are not trusted either.
+            found = await self._attempt(target, body, read_out, self._pool.connect_anew)
+        return UNANSWERED if found is None else found
+
+    async def _attempt(
+        self,
+        target: Target,
+        body: bytes,
+        read_out: Callable[[RawResponseMessage, aiohttp.StreamReader], Awaitable[_Read]],
+        connect: Callable[[Target], Awaitable[Connection]],
+    ) -> _Read | Fault | None:
+        """What came, or None if a connection that was used before ended without a byte of the answer."""
         try:
-            connection = await self._connect(target)
-        except _ERRORS as error:
-            return _unconnected(error)
+            connection = await connect(target)
+        except ERRORS as error:
+            return unconnected(error)
+        head, sent = None, asyncio.get_running_loop().time()
         try:
-            message, content = await exchange(connection, target, body)
-            if 300 <= message.code < 400:
-                found: _Read | Fault = _redirected(message, self._key)
-            else:
-                found = await read_out(message, content)
+            head = await self._pool.exchange(connection, target, body)
+            found = _redirected(head[0], self._key) if 300 <= head[0].code < 400 else await read_out(*head)
         except BaseException as error:
+            used = self._pool.is_used(connection)
             connection.close()
-            if isinstance(error, _ERRORS):
-                return _broken(error)
-            raise
-        release(connection)
+            if not isinstance(error, ERRORS):
+                raise
+            stale = used and head is None and was_idle(error, asyncio.get_running_loop().time() - sent)
+            return None if stale else broken(error)
+        self._pool.release(connection)
         return found
 
     async def _reply(self, message: RawResponseMessage, content: aiohttp.StreamReader) -> Reply | Fault:
@@ -159,17 +157,16 @@ class HttpEndpoint:
         return self._redacted(pieces.finish())
 
     def _redacted(self, answer: Answer) -> Answer:
+        if isinstance(answer, Fault):
+            detail = answer.detail if self._key is None else self._key.redact_cut(answer.detail)
+            return replace(answer, detail=redact_patterns(detail))
         if self._key is None:
             return answer
-        if isinstance(answer, Fault):
-            return replace(answer, detail=self._key.redact(answer.detail))
         text = self._key.redact(answer.text)
         return answer if text == answer.text else replace(answer, text=text, token_logprobs=())
 
     async def aclose(self) -> None:
-        if self._connector is not None:
-            connector, self._connector = self._connector, None
-            await connector.close()
+        await self._pool.aclose()
 
 
 def _redirected(message: RawResponseMessage, key: Secret | None) -> Fault:
@@ -184,23 +181,6 @@ def _redirected(message: RawResponseMessage, key: Secret | None) -> Fault:
     )
 
 
-def _unconnected(error: Exception) -> Fault:
-    """The fault behind an exception before anything was sent; of every exception only the type goes into the text."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return Fault(FaultKind.FATAL_CONFIG, f"the certificate of {error.host} was not accepted")
-    return Fault(FaultKind.TRANSIENT, f"no connection ({type(error).__name__})")
-
-
-def _broken(error: Exception) -> Fault:
-    """The fault behind an exception after the request was written."""
-    name = type(error).__name__
-    if isinstance(error, aiohttp.ServerDisconnectedError):  # most often an idle connection that the server closed
-        return Fault(FaultKind.TRANSIENT, "the server closed the connection before answering")
-    if isinstance(error, HttpProcessingError):
-        return Fault(FaultKind.MALFORMED, f"the answer is not HTTP ({name})")
-    return Fault(FaultKind.AMBIGUOUS, f"the connection broke after the request was sent ({name})")
-
-
 async def stated_identity(base_url: str, api_key: str | None = None) -> str | None:
     """The identity that a server on this machine states for itself, or None.
 
@@ -208,8 +188,7 @@ async def stated_identity(base_url: str, api_key: str | None = None) -> str | No
     is not asked. Raises :class:`ConfigError` for a base URL that no endpoint would take.
     """
     endpoint = HttpEndpoint(base_url, api_key)
-    host = urlsplit(endpoint.base_url).hostname or ""
-    if host != "localhost" and not _is_loopback(host):
+    if not is_loopback(endpoint.base_url):
         return None
     within = aiohttp.ClientTimeout(total=2.0)
     try:
@@ -218,14 +197,7 @@ async def stated_identity(base_url: str, api_key: str | None = None) -> str | No
             session.get(f"{endpoint.base_url}/models", allow_redirects=False, timeout=within) as response,
         ):
             stated = response.headers.get(IDENTITY_HEADER, "")
-    except _ERRORS:
+    except ERRORS:
         return None
     # Prefixed, so that no server can take the identity of another address.
     return f"stated:{stated[:200]}" if stated and stated.isascii() and stated.isprintable() else None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -5,11 +5,14 @@ Pure: bytes out, bytes in. Nothing that a server sends makes :meth:`OpenAIChat.d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from asyncopt import codec
 from asyncopt.endpoints.faults import fault_of, has_error, malformed, truncated
-from asyncopt.endpoints.parts import count_of, float_of, json_of, name_of, text_of
+from asyncopt.endpoints.parts import count_of, float_of, instead_of_text, json_of, name_of, text_of
 from asyncopt.endpoints.protocol import Answer, Reply, StreamDecoder
 from asyncopt.endpoints.ratelimits import rate_limits
 from asyncopt.endpoints.sse import StreamedAnswer
@@ -17,6 +20,9 @@ from asyncopt.values import Capabilities, Completion, Fault, FaultKind, Finish, 
 
 _FINISH = {"stop": Finish.STOP, "eos": Finish.STOP, "length": Finish.LENGTH, "max_tokens": Finish.LENGTH}
 
+
+# What may stand beside a content, or in its place; reasoning has the one name or the other.
+_BESIDE = ("tool_calls", "function_call", "reasoning_content", "reasoning")
 
 STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 CHAT_CAPABILITIES = Capabilities(top_logprobs=20, stream=True)
@@ -69,7 +75,7 @@ def _answer_of(reply: Reply, body: Any) -> Answer:
 def object_of(reply: Reply, body: Any) -> dict[str, Any] | Fault:
     """The object of a successful reply, or the fault that the reply stands for."""
     if not 200 <= reply.status < 300:
-        return fault_of(reply.status, reply.headers, body)
+        return fault_of(reply.status, reply.headers, body, reply.body)
     if body is None:
         return malformed(reply.status, "a body that is not JSON")
     if not isinstance(body, dict) or body.get("error") is not None:
@@ -82,9 +88,7 @@ def _completion_of(body: dict[str, Any], reply: Reply) -> Answer:
     message = choice.get("message") if choice is not None else None
     if choice is None or not isinstance(message, dict):
         return malformed(reply.status, "no choice")
-    return completion_of(
-        reply, body, choice, text_of(message.get("content")), _logprobs_of(choice), message.get("refusal")
-    )
+    return completion_of(reply, body, choice, text_of(message.get("content")), _logprobs_of(choice), message)
 
 
 def completion_of(
@@ -93,19 +97,33 @@ def completion_of(
     choice: dict[str, Any],
     text: str,
     logprobs: tuple[TokenLogprob, ...],
-    refusal: object = None,
+    message: Mapping[str, Any] = MappingProxyType({}),
 ) -> Answer:
-    """The completion with this text, or the fault that its end stands for."""
+    """The completion with this text, or the fault that its end stands for.
+
+    An empty text is an answer, unless the ``message`` has something else in its place: that is a fault, since a score
+    of it would be one of the server's settings.
+    """
     usage = usage_of(body.get("usage"))
     limits = rate_limits(reply.headers)
-    reason = choice.get("finish_reason")
+    reason, refusal = choice.get("finish_reason"), message.get("refusal")
     if reason == "content_filter" or refusal:
         detail = codec.printable(refusal) if isinstance(refusal, str) else "content filter"
         return Fault(FaultKind.REFUSED, detail, usage=usage, limits=limits)
     finish = _FINISH.get(reason, Finish.OTHER) if isinstance(reason, str) else Finish.OTHER
     if not (text or logprobs) and finish is Finish.LENGTH:
         return truncated(usage, limits)
+    found = "" if text or logprobs else _instead_of_text(message)
+    if found:
+        return replace(malformed(reply.status, f"{found} and no text"), usage=usage, limits=limits)
     return Completion(text, finish, usage, logprobs, name_of(body.get("model")), limits)
+
+
+def _instead_of_text(message: Mapping[str, Any]) -> str:
+    for name in _BESIDE:
+        if message.get(name):
+            return name
+    return instead_of_text(message.get("content"))
 
 
 def first_choice(body: dict[str, Any]) -> dict[str, Any] | None:
@@ -159,6 +177,7 @@ class _Chunks:
         self._content: list[str] = []
         self._refusal: list[str] = []
         self._logprobs: list[Any] = []
+        self._beside: dict[str, Any] = {}
         self._rest: dict[str, Any] = {}
 
     def add(self, event: dict[str, Any]) -> bool:
@@ -172,6 +191,7 @@ class _Chunks:
         delta = delta if isinstance(delta, dict) else {}
         self._content.append(text_of(delta.get("content")))
         self._refusal.append(text_of(delta.get("refusal")))
+        self._beside |= {name: True for name in _BESIDE if delta.get(name)}
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
             self._logprobs += logprobs["content"]
@@ -183,7 +203,7 @@ class _Chunks:
     def body(self) -> dict[str, Any]:
         if not self._choice:
             return self._rest
-        message = {"content": "".join(self._content), "refusal": "".join(self._refusal)}
+        message = {"content": "".join(self._content), "refusal": "".join(self._refusal), **self._beside}
         return {
             **self._rest,
             "choices": [{**self._choice, "message": message, "logprobs": {"content": self._logprobs}}],

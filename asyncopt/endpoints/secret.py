@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import re
+from base64 import b64encode
 from hashlib import blake2b
+from urllib.parse import quote
 
 from asyncopt.errors import ConfigError
 
 _MASK = "***"
 _SHORTEST_MASKED = 8  # "x" or "key", as servers of one's own take, is no secret, and masking it would tear words apart
 
+_KEY_LIKE = re.compile(
+    r"""\b(?:sk|rk|pk)-[\w*-]{8,}                      # as OpenAI, Anthropic and OpenRouter make them
+    | (?<=\bBearer\s)[^\s"',;]{8,}
+    | (?<=\bapi-key)(?:["']?\s*[:=]\s*["']?)[^\s"',;]+ # the header, and a field of JSON
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def redact_patterns(text: str) -> str:
+    """The text with all masked that looks like somebody's key: for faults and logs, never for answers or data."""
+    return _KEY_LIKE.sub(_MASK, text)
+
 
 class Secret:
     """An API key whose repr, str and pickle hold nothing of it; :meth:`reveal` has one caller, the HTTP transport."""
 
-    __slots__ = ("__value",)
+    __slots__ = ("__byte_forms", "__forms", "__value")
 
     def __init__(self, value: str) -> None:
         value = value.strip()
@@ -22,6 +38,9 @@ class Secret:
         if not value or not value.isascii() or not value.isprintable():
             raise ConfigError("the API key is empty or has characters other than printable ASCII; copy it again")
         self.__value = value
+        forms = _forms(value) if len(value) >= _SHORTEST_MASKED else ()
+        self.__forms = tuple(form.lower() for form in forms)
+        self.__byte_forms = tuple(form.encode() for form in forms)
 
     def reveal(self) -> str:
         return self.__value
@@ -31,19 +50,51 @@ class Secret:
         return blake2b(self.__value.encode(), digest_size=8, person=b"asyncopt-key").hexdigest()
 
     def redact(self, text: str) -> str:
-        """The text with the key masked wherever it stands in it."""
-        if len(self.__value) < _SHORTEST_MASKED:
+        """The text with the key masked wherever it stands in it, as it is, in base64, or escaped for a URL or JSON."""
+        lowered = text.lower()
+        if not any(form in lowered for form in self.__forms):  # far cheaper than one expression for all
             return text
-        return re.sub(re.escape(self.__value), _MASK, text, flags=re.IGNORECASE)
+        return re.sub("|".join(map(re.escape, self.__forms)), _MASK, text, flags=re.IGNORECASE)
+
+    def redact_cut(self, text: str) -> str:
+        """The same for a text that was cut to a length: what its end has of the key is masked, too."""
+        text = self.redact(text)
+        kept = text.removesuffix("…")
+        for form in self.__forms:
+            for length in range(min(len(form), len(kept)), _SHORTEST_MASKED - 1, -1):
+                if kept[-length:].lower() == form[:length]:
+                    return kept[:-length] + _MASK
+        return text
 
     def redact_bytes(self, data: bytes) -> bytes:
-        """The bytes with the key masked, before anything is read or cut out of them."""
-        if len(self.__value) < _SHORTEST_MASKED:
-            return data
-        return data.replace(self.__value.encode(), _MASK.encode())
+        """The bytes with the key masked in the same forms, before anything is read or cut out of them."""
+        for form in self.__byte_forms:
+            if form in data:
+                data = data.replace(form, _MASK.encode())
+        return data
 
     def __repr__(self) -> str:
         return f"Secret({_MASK})"
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("a key is not pickled; give it anew where it is needed")
+
+
+def _forms(value: str) -> tuple[str, ...]:
+    """The key as it may be written in a text, longest first."""
+    escaped = json.dumps(value)[1:-1]
+    found = {value, quote(value, safe=""), quote(value), escaped, escaped.replace("/", "\\/")}
+    for skipped in range(3):
+        found |= _in_base64(value, skipped)
+    return tuple(sorted(found, key=lambda form: (-len(form), form)))
+
+
+def _in_base64(value: str, skipped: int) -> set[str]:
+    """What is the same in the base64 of every text in which so many bytes, by threes, stand before the key.
+
+    The characters at both ends are left out: they have bits of what stands beside the key.
+    """
+    data = bytes(skipped) + value.encode()
+    first, last = -(-skipped * 8 // 6), len(data) * 8 // 6
+    core = b64encode(data).decode()[first:last]
+    return {core, core.translate(str.maketrans("+/", "-_"))}

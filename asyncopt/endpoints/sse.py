@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from asyncopt import codec
 from asyncopt.endpoints.faults import fault_of, has_error
 from asyncopt.endpoints.parts import json_of
 from asyncopt.endpoints.protocol import Answer, Reply
@@ -131,12 +130,10 @@ class StreamedAnswer:
         if data.strip() == _DONE:
             self._done = True
             return
-        try:
-            event = codec.loads(data)
-        except codec.CodecError:
+        event = json_of(data)
+        if event is None:
             self._stop(Fault(FaultKind.MALFORMED, "an event of the stream is not JSON"))
-            return
-        if has_error(event):
+        elif has_error(event):
             self._stop(fault_of(self._reply.status, self._reply.headers, event))
         elif isinstance(event, dict) and self._assembly.add(event):
             self._begun = True
