@@ -49,11 +49,13 @@ class Call:
         "_on_abandoned",
         "_on_done",
         "attempts",
+        "cut",
         "episode",
         "expired",
         "failures",
         "first_at",
         "first_piece_at",
+        "grace",
         "hedge",
         "key",
         "marks",
@@ -66,6 +68,7 @@ class Call:
         "priority",
         "probes",
         "queued_at",
+        "refused",
         "request",
         "rival",
         "started_at",
@@ -106,6 +109,9 @@ class Call:
         self.payer: Account | None = None
         self.state = State.QUEUED
         self.attempts = self.failures = self.probes = 0
+        self.cut = 0  # attempts that were ended without an answer
+        self.refused = False  # as by a wrong key, and asked again to be sure
+        self.grace = 0.0  # seconds that this attempt's deadline is put off, for a loop that stood still
         self.order = -1
         self.episode = 0
         self.previous = self.queued_at = self.first_at = self.started_at = 0.0

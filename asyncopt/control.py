@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from random import Random
 
 from asyncopt.calls import Call
+from asyncopt.codec import clean
 from asyncopt.events import Events, LimitChanged, Note
 from asyncopt.limits import backoff
 from asyncopt.limits.breaker import Breaker, RetryBudget
@@ -44,7 +45,7 @@ class Control:
         self._breaker = Breaker()
         self._retries = RetryBudget()
         # Jitter decides no result; seeding it keeps simulated runs the same from one day to the next.
-        self._rng = Random(f"{scope}:backoff")
+        self._rng = Random(clean(f"{scope}:backoff"))
         self._spent: deque[tuple[float, tuple[float, ...]]] = deque()
         self._warned = False
 
@@ -179,6 +180,15 @@ class Control:
         else:
             self.gate.failed(call.episode)
         return call.previous + self._retries.wait(now, attempts)
+
+    def silent(self, now: float) -> float:
+        """For how many seconds nothing was served, if that is so long that the endpoint is given up; else 0.0."""
+        return self._breaker.given_up(now)
+
+    def waits(self, seconds: float, fault: Fault) -> None:
+        """The gate was closed for a quota of a day, which says nothing of the server's health or of its rates."""
+        self._breaker.forgive(seconds)
+        self._changed("gate", seconds, f"{fault.kind.value}: {fault.detail}")
 
     # -- time ----------------------------------------------------------------------------------------------------------
 

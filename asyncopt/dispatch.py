@@ -11,24 +11,26 @@ fails.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from asyncopt.callqueue import CallQueue
 from asyncopt.calls import Call, Counts, State
+from asyncopt.codec import printable
 from asyncopt.control import Control
 from asyncopt.endpoints.protocol import Answer, Endpoint
 from asyncopt.errors import AsyncoptError, BudgetExhausted
-from asyncopt.events import AttemptFailed, CallEnded, Events
+from asyncopt.events import AttemptFailed, CallEnded, Events, Note
 from asyncopt.hedging import Hedging
 from asyncopt.limits import backoff
 from asyncopt.limits.estimate import TokenEstimate
+from asyncopt.limits.patience import Patience
+from asyncopt.pump import Pump
 from asyncopt.ticker import Ticker
-from asyncopt.values import Completion, Fault, FaultKind, Quota, Usage
+from asyncopt.values import Completion, Fault, FaultKind, Finish, Quota, Usage
+from asyncopt.verdicts import Verdicts
+from asyncopt.workers import Workers
 
-TICK_SECONDS = 0.001
 _CLOSED = "the engine was closed before this call had its answer"
 _NO_USAGE = Usage()
-_TERMINAL = frozenset({FaultKind.QUOTA, FaultKind.QUOTA_DAILY, FaultKind.FATAL_CONFIG})
 _PATIENT_PROBES = 2  # a call that was refused so often as the probe lets all others go first
 _LEARN_ALL, _LEARN_EVERY = 64, 16  # answers: a model's tokens a byte are learned from the first, then from some
 
@@ -36,26 +38,31 @@ _LEARN_ALL, _LEARN_EVERY = 64, 16  # answers: a model's tokens a byte are learne
 class Dispatcher:
     """Decides when a request may start. The only caller of the meters; the only retry loop."""
 
-    def __init__(self, endpoint: Endpoint, scope: str, quota: Quota, events: Events) -> None:
+    def __init__(
+        self, endpoint: Endpoint, scope: str, quota: Quota, events: Events, *, wait_for_quota: bool = False
+    ) -> None:
         self.endpoint = endpoint
         self.quota = quota
         self.counts = Counts()
         self.control = Control(scope, quota, events)
         self.estimates: dict[str, TokenEstimate] = {}
-        self.in_flight_calls: dict[asyncio.Task[None], Call] = {}
         self.events = events
         self.slots = self.control.slots
         self._lanes = self.control.lanes
         self._gate = self.control.gate
         self._loop = asyncio.get_running_loop()
         self._queue = CallQueue(self._loop, due=self._start_next)
-        self._idle: deque[asyncio.Future[Call]] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
-        self._wake: asyncio.Future[None] | None = None
-        self._poked = False
-        self._pump: asyncio.Task[None] | None = None
+        self._workers = Workers(self, self._loop)
+        self.in_flight_calls = self._workers.in_flight
+        self._pump = Pump(self, self._loop)
         self._hedging = Hedging(self, self._loop)
+        self._workers.hedge_with(self._hedging)
         self.ticker = Ticker(self, self._hedging, self._loop)
+        self.patience = Patience()
+        self._verdicts = Verdicts()
+        self._wait_for_quota = wait_for_quota
+        self.waited = 0.0  # seconds for daily quotas, which count against no call's retries
+        self._noted: set[tuple[str, str]] = set()  # of models that were asked: what was said once
         self._dead: Fault | None = None
         self._drained: asyncio.Future[None] | None = None
 
@@ -86,13 +93,11 @@ class Dispatcher:
         """Start the head of the queue at once if it may, without a detour over the pump."""
         if self.ticker.resting:
             self.ticker.wake()
-        call = self._take()
+        call = self.take()
         if call is not None:
-            self._hand_over(call)
+            self.hand_over(call)
         elif self.slots.free:  # else a worker that comes free takes it
-            if self._pump is None:
-                self._pump = self._loop.create_task(self._run_pump(), name="asyncopt-pump")
-            self.poke()
+            self._pump.start()
 
     def withdraw(self, call: Call) -> None:
         """Take back a call that has not started; one in flight is paid for and goes on, and its answer is kept."""
@@ -102,7 +107,7 @@ class Dispatcher:
 
     # -- admission -----------------------------------------------------------------------------------------------------
 
-    def _head(self) -> Call | None:
+    def head(self) -> Call | None:
         """The next call in turn that somebody still wants and can pay for."""
         while (call := self._queue.head()) is not None:
             if self._find_payer(call):
@@ -123,23 +128,26 @@ class Dispatcher:
         call.finish(Fault(FaultKind.TRANSIENT, "nobody could pay for the call"))
         return False
 
-    def _take(self) -> Call | None:
+    def take(self) -> Call | None:
         """The next call, started on the books, if one may start this instant."""
         slots = self.slots
         if slots.in_use >= slots.limit or (self._gate.closed and self._gate.wait(self._loop.time()) > 0):
             return None
-        call = self._head()
+        call = self.head()
         if call is None:
             return None
         # The probe behind a closed gate has waited long enough; what it takes is owed by those who follow.
         if not self._gate.closed and self._lanes.short(call.permits) is not None:
             return None
         self._queue.pop()
+        self._start(call)
+        return call
+
+    def _start(self, call: Call) -> None:
         self.book(call)
         self._gate.started()
         call.marks, call.episode = self._lanes.marks(), self._gate.episode
         call.state = State.IN_FLIGHT
-        return call
 
     def book(self, call: Call) -> None:
         """Put one attempt of the call on the books: permits, a slot, and its payer's account."""
@@ -151,46 +159,7 @@ class Dispatcher:
 
     def poke(self) -> None:
         """Something has changed that may let a call start."""
-        self._poked = True
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    async def _run_pump(self) -> None:
-        while True:
-            self._poked = False
-            call = self._take()
-            if call is not None:
-                self._hand_over(call)
-            elif not await self._wait_for_permits():
-                await self._wait_for_change()
-
-    async def _wait_for_permits(self) -> bool:
-        """Wait for a chunk of permits if that is all the head of the queue lacks; False if it lacks something else."""
-        if not self.slots.free or self._gate.wait(self._loop.time()) > 0:
-            return False
-        call = self._head()
-        if call is None:
-            self._lanes.forget_credit()
-            return False
-        short = self._lanes.short(call.permits)
-        if short is not None:
-            meter, amount = short
-            await meter.take_chunk(amount)
-        return True
-
-    async def _wait_for_change(self) -> None:
-        if self._poked:
-            return
-        self._wake = self._loop.create_future()
-        wait = self._gate.wait(self._loop.time())
-        # Rounded up: a wait below the clock's tick would end before the gate opens, and the pump would spin.
-        timer = self._loop.call_later(max(wait, TICK_SECONDS), self.poke) if 0 < wait < float("inf") else None
-        try:
-            await self._wake
-        finally:
-            self._wake = None
-            if timer is not None:
-                timer.cancel()
+        self._pump.poke()
 
     def limiting(self) -> str:
         """Why not more calls are in flight: concurrency, pause, quota, proposals, or tail."""
@@ -201,70 +170,22 @@ class Dispatcher:
             return "tail" if self.in_flight_calls and waits else "proposals"
         return "pause" if self._gate.closed or not self._queue.ready else "quota"
 
-    # -- attempts ------------------------------------------------------------------------------------------------------
+    def hand_over(self, call: Call) -> None:
+        """Make an attempt of a call that has been started on the books."""
+        self._workers.hand_over(call)
 
-    def _hand_over(self, call: Call) -> None:
-        while self._idle:
-            idle = self._idle.popleft()
-            if not idle.done():
-                idle.set_result(call)
-                return
-        worker = self._loop.create_task(self._work(call), name="asyncopt-worker")
-        self._workers.add(worker)
-        worker.add_done_callback(self._workers.discard)
-
-    async def _work(self, first: Call) -> None:
-        me = asyncio.current_task()
-        assert me is not None
-        call: Call | None = first
-        while True:
-            if call is None:
-                idle: asyncio.Future[Call] = self._loop.create_future()
-                self._idle.append(idle)
-                call = await idle
-            answer = await self._attempt(me, call)
-            self._ended(call, answer)
-            call = self._take()
-            if self.slots.free and len(self._queue):  # an answer may have made room for more than one
-                self._start_next()
-
-    async def _attempt(self, me: asyncio.Task[None], call: Call) -> Answer:
-        call.started_at = now = self._loop.time()
-        if not call.attempts:
-            call.first_at = now
-        call.attempts += 1
-        call.expired, call.taken_over, call.winner = False, False, None
-        self.in_flight_calls[me] = call
-        try:
-            if call.hedge:
-                return await self._hedged(me, call)
-            return await self.endpoint.send(call.model, call.request)
-        except asyncio.CancelledError:
-            # Cut short by a rival or a deadline, and only once; anything more is the end of the worker.
-            if (call.winner is None and not call.expired) or me.uncancel() > 0:
-                raise
-            return call.winner or Fault(FaultKind.AMBIGUOUS, f"no answer within {call.timeout:g} s")
-        except Exception as error:  # an endpoint never raises; one that does must not take its worker along
-            return Fault(FaultKind.BAD_REQUEST, f"the endpoint raised {type(error).__name__}, which is a defect of it")
-        finally:
-            del self.in_flight_calls[me]
-
-    async def _hedged(self, me: asyncio.Task[None], call: Call) -> Answer:
-        try:
-            return await self._hedging.send(call)
-        except asyncio.CancelledError:
-            if not call.taken_over or call.expired or me.uncancel() > 0:
-                raise
-            return await self._hedging.outcome(call)
+    def take_next(self) -> Call | None:
+        """The next call for a worker that has come free."""
+        call = self.take()
+        if self.slots.free and len(self._queue):  # an answer may have made room for more than one
+            self._start_next()
+        return call
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def _ended(self, call: Call, answer: Answer) -> None:
-        self.slots.release()
-        if call.rival is not None:
-            self._hedging.ended(call)
-        if self._drained is not None and not self.in_flight_calls and not self._drained.done():
-            self._drained.set_result(None)
+    def ended(self, call: Call, answer: Answer) -> None:
+        """An attempt has ended: settle it, learn from it, and conclude the call or put it back."""
+        self._free(call)
         now = self._loop.time()
         if isinstance(answer, Completion):
             limits, answer = answer.limits, self._completed(call, answer, now)
@@ -276,10 +197,24 @@ class Dispatcher:
                 self.control.heard(answer.limits, call, now)
             self._failed(call, answer, now)
 
+    def _free(self, call: Call) -> None:
+        self.slots.release()
+        if call.rival is not None:
+            self._hedging.ended(call)
+        if self._drained is not None and not self.in_flight_calls and not self._drained.done():
+            self._drained.set_result(None)
+
     def _completed(self, call: Call, answer: Completion, now: float) -> Completion:
         counts = self.counts
         counts.completed += 1
         self.control.served(call, now)
+        self.patience.served(now - call.started_at, call.permits[3])
+        self._verdicts.served(call)
+        if answer.served_model != call.model:
+            self._note_served(call.model, answer.served_model)
+        if answer.finish is Finish.OTHER:
+            reasons = f"{printable(call.model, 80)} ends answers for reasons that are not known here"
+            self._note_once((call.model, "finish"), reasons)
         if answer.usage.estimated:
             usage = self.estimate(call.model).counted(call.request, answer.text)
             answer = Completion(answer.text, answer.finish, usage, answer.token_logprobs, answer.served_model)
@@ -296,27 +231,82 @@ class Dispatcher:
         paid = 0.0 if call.price is None else call.price.of(usage)
         call.payer.settle(call.permits[1], call.usd, usage, paid)
 
+    def _note_served(self, asked: str, served: str) -> None:
+        """Say once that another model answers; a dated name of the same one is what providers do with aliases."""
+        if served and not served.startswith(asked):
+            names = f"{printable(served, 80)} answers where {printable(asked, 80)} was asked"
+            self._note_once((asked, served), f"{names}; the scores are those of the former")
+
+    def _note_once(self, what: tuple[str, str], text: str) -> None:
+        if what not in self._noted:
+            self._noted.add(what)
+            self.events.emit(Note(text))
+
     def _failed(self, call: Call, fault: Fault, now: float) -> None:
+        self._settle_failure(call, fault)
+        ruling = self._verdicts.on(call, fault) if self._dead is None else self._dead
+        if fault.kind is FaultKind.QUOTA_DAILY and self._waits_for(call, fault, now):
+            return
+        if isinstance(ruling, Fault):
+            self._die(call, ruling)
+        elif ruling is call:
+            self._report(call, fault, 0.0)
+            self._ask_again(call, fault, now)
+        else:
+            self._retry_or_conclude(call, fault, now)
+            if ruling is not None:
+                self._ask_again(ruling, fault, now)
+
+    def _settle_failure(self, call: Call, fault: Fault) -> None:
         assert call.payer is not None
+        self.counts.failed_attempts += 1
         if fault.usage is not None:
             self._settle(call, fault.usage)
-        else:
-            # The provider may have charged the tokens of a refused call against its quota, so the meter keeps them.
-            call.payer.settle(call.permits[1], call.usd, _NO_USAGE, 0.0)
-        self.counts.failed_attempts += 1
-        if fault.kind in _TERMINAL:
-            self._die(call, fault)
             return
-        if self._dead is not None:
-            self._conclude(call, self._dead, fault.kind.value, fault.usage or _NO_USAGE)
-            return
+        # The provider may have charged the tokens of a refused call against its quota, so the meter keeps them.
+        call.payer.settle(call.permits[1], call.usd, _NO_USAGE, 0.0)
+        if fault.kind is FaultKind.AMBIGUOUS:
+            call.payer.doubt(call.permits[1])
+
+    def _retry_or_conclude(self, call: Call, fault: Fault, now: float) -> None:
         wait = self._pause(call, fault, now)
-        if not backoff.retries(fault, call.failures, now - call.first_at) or not call.waiters:
+        silent = self.control.silent(now) if fault.kind in backoff.PASSING else 0.0
+        elapsed = now - self.waited - call.first_at
+        if silent:
+            self._die(
+                call, Fault(FaultKind.DOWN, f"nothing was served for {silent:.0f} s; at last: {fault.detail}"[:200])
+            )
+        elif not backoff.retries(fault, call.failures, elapsed) or not call.waiters:
             self._report(call, fault, None)
             self._conclude(call, fault, fault.kind.value, fault.usage or _NO_USAGE)
-            return
+        else:
+            self._report(call, fault, wait)
+            self._retry(call, wait)
+
+    def _waits_for(self, call: Call, fault: Fault, now: float) -> bool:
+        """Wait for a daily quota if that is wanted: nothing starts, and no call's retries are used up by it."""
+        wait = fault.retry_after
+        if not self._wait_for_quota or wait is None or self._dead is not None:
+            return False
+        if self._gate.close(now, wait, call.episode):
+            self.waited += wait
+            self.control.waits(wait, fault)
         self._report(call, fault, wait)
-        self._retry(call, wait)
+        self._retry(call, 0.0)
+        return True
+
+    def _ask_again(self, call: Call, fault: Fault, now: float) -> None:
+        """Ask once more before anything else starts, where no other pause is in force; else when its turn comes."""
+        assert call.payer is not None
+        call.state = State.QUEUED
+        affordable = call.payer.exhausted(call.tokens, call.usd) is None
+        if affordable and self._gate.close(now, 0.0, call.episode):
+            self._start(call)
+            self.hand_over(call)
+        elif call.waiters:
+            self._queue.push(call)
+        else:
+            self._conclude(call, fault, fault.kind.value, _NO_USAGE)
 
     def _pause(self, call: Call, fault: Fault, now: float) -> float:
         """Tell the controls, and find how long this call waits before it queues again."""
@@ -362,32 +352,38 @@ class Dispatcher:
             )
         call.finish(answer)
 
-    async def aclose(self, grace: float = 0.0) -> None:
-        """End everything: calls that wait at once, calls in flight after at most ``grace`` seconds.
+    async def drain(self, grace: float) -> None:
+        """Start nothing more, and return when no call is in flight or ``grace`` seconds have passed.
 
-        A call in flight is paid for, so its answer is waited for and kept. Being cancelled cuts the grace short.
+        Calls that wait stay as they are, and so do calls in flight after that, until :meth:`stop`. What is in flight is
+        paid for, so its answer is kept.
         """
+        self._gate.shut()
+        if not self.in_flight_calls or grace <= 0:
+            return
+        if self._drained is None or self._drained.done():
+            self._drained = self._loop.create_future()
+        await asyncio.wait([self._drained], timeout=grace)
+
+    def close(self) -> None:
+        """Take no more calls, and end those that wait."""
         self._dead = self._dead or Fault(FaultKind.TRANSIENT, _CLOSED)
         for call in self._queue.clear():
             call.finish(AsyncoptError(_CLOSED))
-        try:
-            await self._drain(grace)
-        finally:
-            await self._stop()
 
-    async def _drain(self, grace: float) -> None:
-        if not self.in_flight_calls or grace <= 0:
-            return
-        self._drained = self._loop.create_future()
-        await asyncio.wait([self._drained], timeout=grace)
-
-    async def _stop(self) -> None:
-        calls = list(self.in_flight_calls.values())
-        tasks = [*self._workers, *([self._pump] if self._pump else []), *self._hedging.tasks]
+    async def stop(self) -> None:
+        """End the calls that are still in flight, and everything that runs."""
+        pump = [] if self._pump.task is None else [self._pump.task]
+        tasks = [*self._workers.tasks, *pump, *self._hedging.tasks]
         self.ticker.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for call in calls:
-            call.finish(AsyncoptError(_CLOSED))
         await self.endpoint.aclose()
+
+    def cut(self, call: Call) -> None:
+        """Take a call off the books whose worker was cancelled; the provider may have billed it all the same."""
+        self._free(call)
+        self._settle_failure(call, Fault(FaultKind.AMBIGUOUS, _CLOSED))
+        call.finish(AsyncoptError(_CLOSED))
+        self.poke()

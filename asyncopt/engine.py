@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from asyncopt.cache import Cache, SqliteCache
-from asyncopt.cache.memory import Recent, pack, unpack
 from asyncopt.calls import Call, State, Waiter
 from asyncopt.dispatch import Dispatcher
 from asyncopt.endpoints.http import HttpEndpoint
 from asyncopt.endpoints.protocol import Answer, Endpoint
 from asyncopt.endpoints.providers import provider
 from asyncopt.errors import AsyncoptError, ConfigError, MissingCapability, error_of
-from asyncopt.events import CacheDegraded, Events, Note, Observer
+from asyncopt.events import Events, Note, Observer
 from asyncopt.identity import RequestKeys
 from asyncopt.limits.budget import Account
 from asyncopt.limits.descriptors import most_sockets
+from asyncopt.lookups import Lookups
 from asyncopt.values import (
     DEFAULT_SAMPLING,
     Capabilities,
@@ -50,6 +50,8 @@ class Engine:
     Use it as ``async with Engine(cache="answers.sqlite") as engine``. ``cache`` is None for none, a path, or a
     :class:`~asyncopt.cache.Cache`. Nothing is global: two engines in one process do not meet. An engine belongs to the
     loop it was entered in. When the block is left, calls in flight have ``grace`` seconds to bring what is paid for.
+    With ``wait`` a server that asks for more than two minutes, such as for a quota of a day, is waited for; without, it
+    ends its studies with :class:`~asyncopt.errors.QuotaExhausted`, and they can be resumed.
     """
 
     def __init__(
@@ -58,19 +60,17 @@ class Engine:
         cache: Cache | str | Path | None = None,
         observers: Iterable[Observer] = (),
         grace: float = 5.0,
+        wait: bool = False,
     ) -> None:
         self.events = Events(observers)
         self._grace = grace
-        self._cache: Cache | None = SqliteCache(cache) if isinstance(cache, str | Path) else cache
-        self._recent = Recent()
+        self._wait = wait
+        self._lookups = Lookups(SqliteCache(cache) if isinstance(cache, str | Path) else cache, self.events)
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self._dispatchers: dict[tuple[str, str, str], Dispatcher] = {}
         self._shared: dict[bytes, Call] = {}
-        self._lookups: list[tuple[Call, Dispatcher]] = []
-        self._lookup_tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._complained = False
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
@@ -85,16 +85,19 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
-        for task in self._lookup_tasks:
-            task.cancel()
+        for dispatcher in self._dispatchers.values():
+            dispatcher.close()
         try:
-            closing = (dispatcher.aclose(self._grace) for dispatcher in self._dispatchers.values())
-            await asyncio.gather(*self._lookup_tasks, *closing, return_exceptions=True)
+            await asyncio.gather(*(dispatcher.drain(self._grace) for dispatcher in self._dispatchers.values()))
         finally:
-            for call in list(self._shared.values()):
-                call.finish(AsyncoptError("the engine was closed before this call had its answer"))
-            if self._cache is not None:
-                await self._cache.aclose()
+            await _to_its_end(self._stop())
+
+    async def _stop(self) -> None:
+        stopping = (dispatcher.stop() for dispatcher in self._dispatchers.values())
+        await asyncio.gather(self._lookups.stop(), *stopping, return_exceptions=True)
+        for call in list(self._shared.values()):
+            call.finish(AsyncoptError("the engine was closed before this call had its answer"))
+        await self._lookups.aclose()
 
     def model(
         self,
@@ -145,7 +148,9 @@ class Engine:
         key = (endpoint.identity, endpoint.account, scope)
         dispatcher = self._dispatchers.get(key)
         if dispatcher is None:
-            dispatcher = self._dispatchers[key] = Dispatcher(endpoint, scope, quota, self.events)
+            dispatcher = self._dispatchers[key] = Dispatcher(
+                endpoint, scope, quota, self.events, wait_for_quota=self._wait
+            )
             self._clamp(dispatcher)
         elif quota not in (_NO_QUOTA, dispatcher.quota):
             raise ConfigError(
@@ -167,67 +172,31 @@ class Engine:
         """All dispatchers, for those who show what the engine is doing."""
         return tuple(self._dispatchers.values())
 
-    # -- the cache -----------------------------------------------------------------------------------------------------
+    async def drain(self, grace: float) -> None:
+        """Start no more calls, and return when none is in flight or ``grace`` seconds have passed.
+
+        Whoever still waits then gets no answer until the engine is left, which then waits no second time.
+        """
+        self._grace = 0.0
+        await asyncio.gather(*(dispatcher.drain(grace) for dispatcher in self._dispatchers.values()))
 
     async def flush(self) -> None:
         """Return when all answers so far are on disk."""
-        if self._cache is not None:
-            await self._cache.flush()
+        await self._lookups.flush()
 
-    def _remember(self, key: bytes, completion: Completion) -> None:
-        if self._cache is None:
-            return
-        self._recent.put(key, completion)
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for something short, also where the waiting is cancelled: half an end would leave tasks and sockets."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
         try:
-            self._cache.put(key, pack(completion))
-        except Exception as error:  # somebody's own cache must not leave calls waiting for ever
-            self._complain(f"{type(error).__name__}: {error}")
-
-    def _recall(self, key: bytes) -> Completion | None:
-        return None if self._cache is None else self._recent.get(key)
-
-    def _look_up(self, call: Call, dispatcher: Dispatcher) -> None:
-        """Ask the cache, then the dispatcher; what is asked within one turn of the loop is asked together."""
-        if self._cache is None:
-            dispatcher.enqueue(call)
-            return
-        if not self._lookups:
-            task = asyncio.get_running_loop().create_task(self._answer_lookups(self._cache))
-            self._lookup_tasks.add(task)
-            task.add_done_callback(self._lookup_tasks.discard)
-        self._lookups.append((call, dispatcher))
-
-    async def _answer_lookups(self, cache: Cache) -> None:
-        lookups, self._lookups = self._lookups, []
-        found = await self._found(cache, [call.key for call, _ in lookups])
-        for call, dispatcher in lookups:
-            if call.state is State.DONE:
-                continue
-            value = found.get(call.key)
-            completion = None if value is None else unpack(value)
-            if completion is None:
-                dispatcher.enqueue(call)
-            else:
-                self._recent.put(call.key, completion)
-                for waiter in call.waiters:
-                    waiter.account.count_hit()
-                call.finish(completion)
-
-    async def _found(self, cache: Cache, keys: list[bytes]) -> dict[bytes, bytes]:
-        """What the cache has; a cache that fails has nothing, and is complained of once."""
-        try:
-            found = await cache.get_many(keys)
-            reason = getattr(cache, "degraded", None)
-        except Exception as error:  # somebody's own cache must not leave calls waiting for ever
-            found, reason = {}, f"{type(error).__name__}: {error}"
-        if reason is not None:
-            self._complain(reason)
-        return found
-
-    def _complain(self, reason: str) -> None:
-        if not self._complained:
-            self._complained = True
-            self.events.emit(CacheDegraded(reason))
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 class Model:
@@ -301,7 +270,7 @@ class Model:
         engine = self._engine
         key = self._keys.of(request)
         waiter = Waiter(loop=self._loop)
-        completion = engine._recall(key)
+        completion = engine._lookups.recall(key)
         if completion is not None:
             self.account.count_hit()
             waiter.set_result(completion)
@@ -315,7 +284,7 @@ class Model:
             waiter.call = call
             call.waiters.append(waiter)
             engine._shared[key] = call
-            engine._look_up(call, self._dispatcher)
+            engine._lookups.look_up(call, self._dispatcher)
         else:
             self.account.count_hit()  # somebody has asked the same: it is answered once, and paid once
             waiter.call = call
@@ -368,7 +337,7 @@ class Model:
         self._engine._shared.pop(call.key, None)
         if isinstance(result, Completion):
             if call.attempts:
-                self._engine._remember(call.key, result)
+                self._engine._lookups.remember(call.key, result)
             for waiter in call.waiters:
                 waiter.call = None
                 if not waiter.done():

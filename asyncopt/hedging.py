@@ -145,6 +145,8 @@ class Hedging:
             usage = answer.usage or Usage()
         paid = 0.0 if call.price is None else call.price.of(usage)
         payer.settle(call.permits[1], call.usd, usage, paid)
+        if isinstance(answer, Fault) and answer.kind is FaultKind.AMBIGUOUS:
+            payer.doubt(call.permits[1])
 
     def ended(self, call: Call) -> None:
         """The first attempt has ended; a rival that still runs has lost."""

@@ -10,12 +10,14 @@ import asyncio
 from collections import defaultdict
 from typing import Protocol
 
-from asyncopt.events import Events, Utilisation
+from asyncopt.events import Events, Note, Utilisation
 from asyncopt.hedging import Hedging, Host
+from asyncopt.limits.patience import Patience
 
 SECONDS = 0.1
 DEADLINES_EVERY = 5
 TELL_EVERY = 10
+STALLED = 1.0  # seconds of lag, from which on deadlines are put off and people told
 _LATE = 0.03  # seconds: a tick that comes later than this was kept waiting by the processor
 
 
@@ -23,6 +25,7 @@ class Ticked(Host, Protocol):
     """What the ticker sees of its dispatcher."""
 
     events: Events
+    patience: Patience
 
     def limiting(self) -> str: ...
 
@@ -38,6 +41,7 @@ class Ticker:
         self._timer: asyncio.TimerHandle | None = None
         self._last: float | None = None
         self._ticks = 0
+        self._told = 0.0  # the longest lag that people were told of
 
     @property
     def resting(self) -> bool:
@@ -64,6 +68,8 @@ class Ticker:
         self._ticks += 1
         reason = "cpu" if seconds > SECONDS + _LATE else dispatcher.limiting()
         self.limited[reason] += seconds
+        if seconds > SECONDS + STALLED:
+            self._forgive(seconds - SECONDS)
         dispatcher.control.tick(now, seconds)
         self._hedging.tick(now)
         if self._ticks % DEADLINES_EVERY == 0:
@@ -74,10 +80,26 @@ class Ticker:
         working = dispatcher.in_flight_calls or dispatcher.queued
         self._timer = self._loop.call_later(SECONDS, self._tick) if working else None
 
+    def _forgive(self, lag: float) -> None:
+        """The loop stood still: what came meanwhile is yet to be read, and no call is late for that."""
+        for call in self._dispatcher.in_flight_calls.values():
+            call.grace += lag
+        if lag > 2 * self._told:
+            self._told = lag
+            self._dispatcher.events.emit(
+                Note(
+                    f"the event loop stood still for {lag:.1f} s, such as for a blocking metric or observer, or a "
+                    "machine that slept; deadlines were put off by as much"
+                )
+            )
+
     def _end_overdue(self, now: float) -> None:
+        patience = self._dispatcher.patience
         for worker, call in self._dispatcher.in_flight_calls.items():
-            if now - call.started_at > call.timeout and not call.expired and call.winner is None:
+            limit = patience.limit(call.permits[3], call.timeout, call.cut) + call.grace
+            if now - call.started_at > limit and not call.expired and call.winner is None:
                 call.expired = True
+                call.cut += 1
                 worker.cancel()
 
     def _tell(self, reason: str) -> None:

@@ -247,6 +247,7 @@ class FaultKind(Enum):
     AMBIGUOUS = "ambiguous"
     MALFORMED = "malformed"
     TRUNCATED = "truncated"
+    DOWN = "down"  # not of one attempt: the endpoint has served nothing for a long time
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +257,8 @@ class Fault:
     ``detail`` is cleaned text of at most 200 characters without credentials; ``retry_after`` is in seconds;
     ``retry`` is the server's own word on whether to try again (``x-should-retry``), ``None`` where it said nothing;
     ``usage`` is what was paid for nothing (an answer that was refused or cut off). ``scarce`` names the quota that was
-    exhausted, where the server says which; ``limits`` is what its headers say.
+    exhausted, where the server says which; ``limits`` is what its headers say; ``code`` is the provider's own code or
+    type, or "HTTP 400" where it gives none, and empty where the fault is not of a response.
     """
 
     kind: FaultKind
@@ -266,10 +268,14 @@ class Fault:
     usage: Usage | None = None
     scarce: Dimension | None = None
     limits: RateLimits | None = field(default=None, compare=False, repr=False)
+    code: str = ""
 
 
 class Outcome(Enum):
-    """How one (candidate, example, draw) ended. Exactly one of these, and a failed call is never a score of 0."""
+    """How one (candidate, example, draw) ended. Exactly one of these, and a failed call is never a score of 0.
+
+    WITHDRAWN is what was not needed any more, or not waited for; SKIPPED_BUDGET what the budget did not cover.
+    """
 
     SCORED = "scored"
     REFUSED = "refused"

@@ -170,3 +170,15 @@ def test_whatever_a_server_says_no_stated_or_announced_rate_is_exceeded(
                     assert lane.meter.rate == pytest.approx(lane.rate, rel=1e-6)
 
     metered(check)
+
+
+def test_what_refusals_taught_outlives_an_announcement_where_a_rate_is_stated() -> None:
+    async def check() -> None:
+        lanes = Lanes(Quota(requests_per_minute=2.0))
+        lanes.refuse(lanes.scarce("requests"), 0.0, 0.0, 50.0, ramp=False)
+        learned = lanes.requests.rate
+        lanes.heard(RateLimits(requests=Allowance(1.0, None, None)), lanes.marks(), 0.1, 1.0)
+        assert lanes.requests.meter is not None
+        assert lanes.requests.rate == learned == lanes.requests.meter.rate
+
+    asyncio.run(check())

@@ -11,6 +11,7 @@ from collections import deque
 CONSECUTIVE = 10
 SHARE, LEAST, WINDOW = 0.5, 20, 30.0
 FIRST_OPEN, LONGEST_OPEN = 5.0, 120.0
+GIVEN_UP_SECONDS, GIVEN_UP_FAILURES = 900.0, 5
 
 RETRY_SHARE = 0.2
 RETRIES_A_SECOND = 10.0
@@ -20,11 +21,12 @@ RETRY_MEMORY = 10.0
 class Breaker:
     """Opens after 10 failures in a row, or over half of at least 20 attempts in 30 s; for 5 s, doubling to 120 s."""
 
-    __slots__ = ("_failed", "_in_a_row", "_open_for", "_opened_at", "_outcomes", "half_open")
+    __slots__ = ("_failed", "_in_a_row", "_open_for", "_opened_at", "_outcomes", "_row_began", "half_open")
 
     def __init__(self) -> None:
         self._outcomes: deque[tuple[float, bool]] = deque()
         self._failed = self._in_a_row = 0
+        self._row_began = 0.0
         self._open_for = FIRST_OPEN
         self._opened_at = float("-inf")
         self.half_open = False  # since it opened, nothing has been served
@@ -49,6 +51,8 @@ class Breaker:
         """An attempt that started then failed in passing; seconds for which nothing should start, 0.0 for none."""
         if started <= self._opened_at:
             return 0.0  # it was on its way when the breaker opened, and says nothing new
+        if not self._in_a_row:
+            self._row_began = started
         self._in_a_row += 1
         self._note(now, failed=True)
         many = len(self._outcomes) >= LEAST and self._failed > SHARE * len(self._outcomes)
@@ -58,6 +62,15 @@ class Breaker:
         self.half_open = True
         self._opened_at = now
         return wait
+
+    def given_up(self, now: float) -> float:
+        """Seconds since anything was served, if that is a quarter of an hour and some attempts long; else 0.0."""
+        waited = now - self._row_began
+        return waited if self._in_a_row >= GIVEN_UP_FAILURES and waited >= GIVEN_UP_SECONDS else 0.0
+
+    def forgive(self, seconds: float) -> None:
+        """Time in which nothing was to be asked does not count."""
+        self._row_began += seconds
 
     def _note(self, now: float, *, failed: bool) -> None:
         self._outcomes.append((now, failed))

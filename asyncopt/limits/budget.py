@@ -51,6 +51,7 @@ class Account:
         "input_tokens",
         "output_tokens",
         "parent",
+        "possibly_billed_tokens",
         "usd",
     )
 
@@ -62,6 +63,7 @@ class Account:
         self.hedges = 0  # of the calls, those that asked for an answer a second time
         self.input_tokens = 0
         self.output_tokens = 0
+        self.possibly_billed_tokens = 0  # sent, and no answer came back; in no other sum
         self.usd = 0.0
         self._reserved_tokens = 0.0
         self._reserved_usd = 0.0
@@ -114,3 +116,9 @@ class Account:
         self.usd += paid
         if self.parent is not None:
             self.parent.settle(tokens, usd, usage, paid)
+
+    def doubt(self, tokens: float) -> None:
+        """Count a call that may have been billed although no answer came back, as of up to so many tokens."""
+        self.possibly_billed_tokens += round(tokens)
+        if self.parent is not None:
+            self.parent.doubt(tokens)

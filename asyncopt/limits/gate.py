@@ -14,12 +14,13 @@ class Gate:
     last closing say one thing once.
     """
 
-    __slots__ = ("_opens", "_patience", "_probe_out", "closed", "episode", "previous")
+    __slots__ = ("_opens", "_patience", "_probe_out", "_shut", "closed", "episode", "previous")
 
     def __init__(self) -> None:
         self._opens = 0.0
         self._patience = float("inf")
         self._probe_out = False
+        self._shut = False
         self.closed = False  # until a call that is younger than the reason has been served
         self.episode = 0
         self.previous = 0.0  # the last episode's wait, from which the backoff goes on
@@ -28,6 +29,8 @@ class Gate:
         """Seconds until a call may start; 0.0 for now, infinite while the probe is out."""
         if not self.closed:
             return 0.0
+        if self._shut:
+            return float("inf")
         if now < self._opens:
             return self._opens - now
         return float("inf") if self._probe_out else 0.0
@@ -43,7 +46,7 @@ class Gate:
         ``patience`` is for how long the probe may stay without an answer until it is taken to be let through.
         """
         self._opens = max(self._opens, now + wait)
-        if episode != self.episode:
+        if episode != self.episode or self._shut:
             return False
         self._patience = patience
         self.episode += 1
@@ -51,9 +54,13 @@ class Gate:
         self.closed, self._probe_out = True, False
         return True
 
+    def shut(self) -> None:
+        """Close for good: whatever is answered from now on, nothing starts any more."""
+        self.closed = self._shut = True
+
     def answered(self, episode: int) -> None:
         """A call of that episode was served; if it is younger than the refusal, the endpoint serves again."""
-        if self.closed and episode == self.episode:
+        if self.closed and episode == self.episode and not self._shut:
             self._open()
 
     def trust(self, now: float) -> bool:
@@ -61,7 +68,7 @@ class Gate:
 
         An answer may take a minute, and a refusal takes a moment: nobody is to wait for the former.
         """
-        if not (self._probe_out and now >= self._opens + self._patience):
+        if self._shut or not (self._probe_out and now >= self._opens + self._patience):
             return False
         self._open()
         return True

@@ -103,7 +103,8 @@ class Lane:
             if self.announced is None or abs(announced - self.announced) > _SAME * self.announced:
                 self.announced = announced
                 self._most_left = 0.0
-                if self.learner.rate is not None and self.learner.rate > announced:
+                # Not where a rate is stated: that one is the user's, and what refusals have taught of it still holds.
+                if self.stated is None and self.learner.rate is not None and self.learner.rate > announced:
                     self.learner.forget()
         changed = self.announced is not None and self.stated is None and self.apply()
         if allowance.remaining is not None:
