@@ -5,15 +5,19 @@ import asyncio
 import aiohttp
 import pytest
 from calls import body_of, started
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from asyncopt.endpoints.anthropic import AnthropicMessages
 from asyncopt.endpoints.http import HttpEndpoint
-from asyncopt.endpoints.protocol import Endpoint
+from asyncopt.endpoints.openai import OpenAIChat
+from asyncopt.endpoints.protocol import Codec, Endpoint
 from asyncopt.errors import ConfigError
 from asyncopt.testing import AnswerModel, Constant, FaultPlan, Item, Ledger, SimulatedAPI, run_virtual
-from asyncopt.testing.faults import KINDS
-from asyncopt.testing.ledger import CUT
-from asyncopt.values import Completion, Fault, FaultKind, Generate, Sampling
+from asyncopt.testing.faults import KINDS, PASSING, PERMANENT, USUAL, Kind, shrunk
+from asyncopt.testing.ledger import CANCELLED, CUT
+from asyncopt.values import Completion, Fault, FaultKind, Finish, Generate, Sampling
 
 # The plan of faults
 
@@ -33,16 +37,59 @@ def test_plans_are_read_from_the_command_line():
     assert FaultPlan.parse("rate=1, seed=7, kinds=500+slow") == FaultPlan(7, 1.0, ("500", "slow"))
 
 
+PLANS = [
+    FaultPlan(3, 0.25),
+    FaultPlan(3, 0.0),
+    FaultPlan(3, 0.25, ("hang", "429-ms")),
+    FaultPlan.of([(9, "reset"), (2, "html")]),
+    FaultPlan(1, 0.5, ("500",), ((4, "slow"),), (70, "quota")),
+    FaultPlan(after=(0, "401")),
+    FaultPlan(),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_a_plan_is_printed_in_the_words_that_it_is_read_from(plan):
+    assert FaultPlan.parse(str(plan)) == plan
+    assert "\n" not in str(plan)
+
+
+def test_a_plan_is_also_the_list_of_what_it_does():
+    plan = FaultPlan(1, 0.5, ("500", "reset"), ((4, "slow"),), (70, "quota"))
+    listed = FaultPlan.of(plan.events(100))
+    assert [listed.fault(number) for number in range(100)] == [plan.fault(number) for number in range(100)]
+    assert listed.fault(4) == "slow"
+    assert {listed.fault(number) for number in range(70, 100)} == {"quota"}
+    assert listed.fault(100) is None
+
+
+@given(st.integers(0, 1000), st.sets(st.integers(0, 199), min_size=1, max_size=4))
+def test_a_failing_plan_is_shrunk_to_what_makes_it_fail(seed, needed):
+    events = FaultPlan(seed, 1.0).events(200)
+    found = shrunk(events, lambda plan: needed <= {number for number, _ in plan.at})
+    assert {number for number, _ in found.at} == needed
+    assert set(found.at) <= set(events)
+
+
+def test_what_fails_without_any_fault_needs_no_plan():
+    assert shrunk(FaultPlan(0, 1.0).events(9), lambda plan: True) == FaultPlan()
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
+        "at=x:500",
+        "at=1",
+        "at=-1:500",
+        "after=1:nothing",
+        "seed=1,at=1:500",
         "0.05",
         "seed=1",
         "rate=0.1",
         "seed=a,rate=0.1",
         "seed=1,rate=2",
-        "seed=1,rate=1,kinds=404",
+        "seed=1,rate=1,kinds=418",
         "seed=1,rate=1,x=2",
     ],
 )
@@ -52,35 +99,92 @@ def test_a_bad_plan_is_an_error(text):
 
 
 EXPECTED = {
-    "500": FaultKind.TRANSIENT,
-    "502": FaultKind.TRANSIENT,
-    "503": FaultKind.TRANSIENT,
-    "529": FaultKind.TRANSIENT,
-    "429": FaultKind.RATE_LIMITED,
-    "reset": FaultKind.AMBIGUOUS,
-    "malformed": FaultKind.MALFORMED,
+    **dict.fromkeys(("500", "502", "503", "504", "520", "529", "503-after", "408", "409", "html"), FaultKind.TRANSIENT),
+    **dict.fromkeys(("429", "429-after", "429-ms", "429-date", "429-nonsense", "error-200"), FaultKind.RATE_LIMITED),
+    **dict.fromkeys(("reset", "reset-body"), FaultKind.AMBIGUOUS),
+    **dict.fromkeys(("malformed", "truncated", "no-choices"), FaultKind.MALFORMED),
+    **dict.fromkeys(("401", "403", "404"), FaultKind.FATAL_CONFIG),
+    **dict.fromkeys(("402", "quota"), FaultKind.QUOTA),
+    "ramp": FaultKind.RAMP,
+    "daily": FaultKind.QUOTA_DAILY,
+    "too-large": FaultKind.TOO_LARGE,
+    "400": FaultKind.BAD_REQUEST,
+    "refused": FaultKind.REFUSED,
+    "length-empty": FaultKind.TRUNCATED,
 }
+STATUSES = {"reset": CUT, "reset-body": CUT, "html": 502, "503-after": 503, "error-200": 200, "refused": 200} | {
+    **dict.fromkeys(("429-after", "429-ms", "429-date", "429-nonsense", "ramp", "quota", "daily"), 429),
+    **dict.fromkeys(("malformed", "truncated", "no-choices", "length-empty"), 200),
+    "too-large": 400,
+}
+HINTS = {"429-after": 3.0, "429-ms": 0.25, "429-date": 4.0, "503-after": 5.0, "daily": 86400.0}
+AT_ONCE = {"429", "429-after", "429-ms", "429-date", "429-nonsense", "ramp", "error-200", *PERMANENT}
 
 
+def asked_twice(kind: Kind, codec: Codec | None = None) -> tuple[list[object], float, SimulatedAPI]:
+    """The answers to one plain and one streamed request, the virtual seconds, and the server."""
+    api = SimulatedAPI(latency=Constant(2.0), faults=FaultPlan(0, 1.0, (kind,)))
+
+    async def main() -> tuple[list[object], float, SimulatedAPI]:
+        endpoint = api.endpoint(codec=codec)
+        request = Generate.of("hello", Sampling(max_tokens=64))
+        answers = [await endpoint.send("m", request), await endpoint.send_streamed("m", request, list)]
+        return answers, asyncio.get_running_loop().time(), api
+
+    return run_virtual(main)
+
+
+@pytest.mark.parametrize("codec", [OpenAIChat(), AnthropicMessages()], ids=["openai", "anthropic"])
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_each_fault_is_what_a_client_would_take_it_for(kind):
-    async def main() -> tuple[list[object], float]:
-        api = SimulatedAPI(latency=Constant(2.0), faults=FaultPlan(0, 1.0, (kind,)))
-        answers = [
-            await api.endpoint().send("m", Generate.of("hello")),
-            await api.endpoint().send_streamed("m", Generate.of("hello"), list),
-        ]
-        assert [entry.fault for entry in api.ledger.entries] == [kind, kind]
-        assert {entry.status for entry in api.ledger.entries} == {
-            {"reset": CUT, "malformed": 200}.get(kind) or int(kind)
-        }
-        return answers, asyncio.get_running_loop().time()
-
-    answers, time = run_virtual(main)
+def test_each_fault_is_what_a_client_would_take_it_for(kind, codec):
+    answers, time, api = asked_twice(kind, codec)
+    assert [entry.fault for entry in api.ledger.entries] == [kind, kind]
+    assert {entry.status for entry in api.ledger.entries} == {STATUSES.get(kind) or int(kind)}
     for answer in answers:
         assert isinstance(answer, Fault)
-        assert (answer.kind, answer.retry_after) == (EXPECTED[kind], None)
-    assert time == pytest.approx(0 if kind == "429" else 4)
+        assert (answer.kind, answer.retry_after) == (EXPECTED[kind], HINTS.get(kind))
+    assert time == pytest.approx(0 if kind in AT_ONCE else 4)
+
+
+def test_every_kind_of_fault_is_tested():
+    assert set(KINDS) == {
+        *EXPECTED,
+        "slow",
+        "hang",
+        "no-usage",
+        "absurd-usage",
+        "other-model",
+        "null-content",
+        "length",
+    }
+
+
+@pytest.mark.parametrize("codec", [OpenAIChat(), AnthropicMessages()], ids=["openai", "anthropic"])
+@pytest.mark.parametrize("kind", ["no-usage", "absurd-usage", "other-model", "length"])
+def test_an_odd_answer_is_the_right_one_with_something_wrong_about_it(kind, codec):
+    (plain, streamed), _, api = asked_twice(kind, codec)
+    assert isinstance(plain, Completion)
+    right = AnswerModel(0).answer("hello")
+    assert plain == streamed
+    assert plain.text == (right[: len(right) // 2] if kind == "length" else right) == api.ledger.entries[0].answer
+    assert plain.finish is (Finish.LENGTH if kind == "length" else Finish.STOP)
+    assert plain.usage.estimated == (kind in ("no-usage", "absurd-usage"))
+    assert (plain.served_model == "m") == (kind != "other-model")
+
+
+def test_a_server_that_hangs_answers_nobody_and_lets_them_go():
+    api = SimulatedAPI(faults=FaultPlan.of([(0, "hang")]))
+
+    async def main() -> object:
+        task = asyncio.ensure_future(api.endpoint().send("m", Generate.of("hello")))
+        done, _ = await asyncio.wait([task], timeout=86400)
+        assert not done
+        task.cancel()
+        await asyncio.wait([task])
+        return await api.endpoint().send("m", Generate.of("hello"))
+
+    assert isinstance(run_virtual(main), Completion)
+    assert [entry.status for entry in api.ledger.entries] == [CANCELLED, 200]
 
 
 def test_a_slow_answer_takes_ten_times_as_long_before_its_first_byte():
@@ -113,6 +217,10 @@ def test_a_retry_has_a_chance_of_its_own_and_the_answer_that_was_due():
     assert tried == clean[: len(tried)]
 
 
+FRESH = 1e-9  # seconds that a connection is kept: one that was used before and breaks is tried again unseen
+ALL_KINDS = FaultPlan.of(enumerate(kind for kind in KINDS if kind != "hang"))
+
+
 async def outcomes(endpoint: Endpoint, count: int) -> list[str]:
     answers = [await endpoint.send("m", Generate.of(f"nonce=n{number}")) for number in range(count)]
     await endpoint.aclose()
@@ -121,13 +229,13 @@ async def outcomes(endpoint: Endpoint, count: int) -> list[str]:
 
 @pytest.mark.real
 @pytest.mark.anyio
-async def test_the_same_plan_works_in_the_loop_and_over_sockets():
-    plan = FaultPlan(seed=5, rate=0.7)
+@pytest.mark.parametrize("plan", [FaultPlan(5, 0.7), ALL_KINDS], ids=["usual", "all"])
+async def test_the_same_plan_works_in_the_loop_and_over_sockets(plan):
     inner, outer = SimulatedAPI(faults=plan), SimulatedAPI(faults=plan)
     async with outer.serve() as url:
-        over_sockets = await outcomes(HttpEndpoint(url), 60)
+        over_sockets = await outcomes(HttpEndpoint(url, keepalive=FRESH), 60)
     assert over_sockets == await outcomes(inner.endpoint(), 60)
-    assert {entry.fault for entry in outer.ledger.entries} == {None, *KINDS}
+    assert {entry.fault for entry in outer.ledger.entries} >= {None, *(USUAL if plan.rate else PASSING)} - {"hang"}
     assert [entry.fault for entry in outer.ledger.entries] == [plan.fault(number) for number in range(60)]
 
 
@@ -228,7 +336,7 @@ def test_the_command_line_sets_faults_and_the_connection_is_reset():
     options = "--latency 0 --faults seed=5,rate=0.5,kinds=reset+503 --otps 9000 --refund-tokens --slow-wrong 2"
 
     async def main(url: str) -> list[str]:
-        return await outcomes(HttpEndpoint(url), 40)
+        return await outcomes(HttpEndpoint(url, keepalive=FRESH), 40)
 
     with started("-m", "asyncopt", "simulate", *options.split()) as (_, ready):
         found = asyncio.run(main(str(ready["url"])))

@@ -38,6 +38,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _OPTION = re.compile(r"\(([A-Z])\)")
 _OPPOSITE = {"yes": "no", "true": "false", "valid": "invalid"}
 _OPPOSITE |= {no: yes for yes, no in _OPPOSITE.items()}
+_LETTERS = str.maketrans("0123456789abcdef", "ghijklmnopqrstuv")
 _EMPTY: Mapping[str, Item] = MappingProxyType({})
 
 
@@ -71,11 +72,13 @@ def _labels(task: Task, target: str) -> tuple[str, ...]:
 class AnswerModel:
     """Answers known questions, meta-prompts and requests for variations; all else gets a few words.
 
-    ``fingerprint`` stands for everything that decides the answers.
+    ``fingerprint`` stands for everything that decides the answers. Where they are ``signed``, each ends in a
+    :func:`signature` of its prompt, so that an answer to another prompt is known for one.
     """
 
-    def __init__(self, seed: int, items: Mapping[str, Item] = _EMPTY) -> None:
+    def __init__(self, seed: int, items: Mapping[str, Item] = _EMPTY, *, signed: bool = False) -> None:
         self.seed = seed
+        self._signed = signed
         self._by_line: dict[str, list[Item]] = defaultdict(list)
         self._targets: dict[Kind, list[str]] = defaultdict(list)
         for item in items.values():
@@ -83,7 +86,7 @@ class AnswerModel:
                 self._by_line[max(map(str.strip, item.question.splitlines()), key=len)].append(item)
                 self._targets[item.kind].append(item.target)
         known = sorted([item.question, item.target, item.kind, *item.labels] for item in items.values())
-        facts = [ANSWERS_VERSION, seed, known]
+        facts = [ANSWERS_VERSION, seed, known, *(["signed"] if signed else [])]
         self.fingerprint = digest_of(codec.dumps(facts).decode(), 6)
 
     def true_accuracy(self, instruction: str) -> float:
@@ -114,6 +117,7 @@ class AnswerModel:
             text, wrong = self._on_question(prompt, draw)
             text = f"The answer is {text}." if text is not None and not bare else text
         text = text or vary(self.seed, prompt, draw) or small_talk(self.seed, prompt, draw)
+        text += f" {signature(prompt)}" if self._signed and not bare else ""
         nonce = _NONCE.search(prompt)
         return (f"{text} nonce={nonce[1]}" if nonce else text), wrong
 
@@ -184,6 +188,11 @@ class AnswerModel:
         other = others[int(chance * len(others))].strip()
         apart = other.lower() not in target.lower() and target.lower() not in other.lower()
         return other if apart else "unknown"
+
+
+def signature(prompt: str) -> str:
+    """Letters that no other prompt has, and that no rule of grading takes for an answer."""
+    return "signed-" + digest_of(prompt).translate(_LETTERS)
 
 
 def _bare(instruction: str) -> str:

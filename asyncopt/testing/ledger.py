@@ -22,7 +22,7 @@ class Entry:
     ``key_hash`` tells API keys apart. ``prompt`` is the contents of the messages, a line break between them, or a hash
     of that. ``charged`` is what the token quota was asked for; ``input_tokens`` and ``output_tokens`` are those of the
     answer's usage, the latter as far as written where the answer is streamed, which began at ``first_byte``. ``fault``
-    is what the fault plan did to it.
+    is what the fault plan did to it, and ``answer`` the text that was to be sent, kept as the prompt is.
     """
 
     number: int
@@ -37,10 +37,11 @@ class Entry:
     charged: int = 0
     first_byte: float | None = None
     fault: str | None = None
+    answer: str = ""
 
 
 class Ledger:
-    """All requests in the order of their arrival. Without ``keep_prompts`` it holds hashes of the prompts."""
+    """All requests in the order of their arrival. Without ``keep_prompts`` it holds hashes of the texts."""
 
     def __init__(self, *, keep_prompts: bool = True) -> None:
         self.entries: list[Entry] = []
@@ -67,6 +68,8 @@ class Ledger:
         """Notes how the request ended."""
         entry.finished = now
         entry.status = status
+        if not self._keep_prompts:
+            entry.answer = entry.answer and digest_of(entry.answer, 16)
         self._in_flight -= 1
         self._latest = now
 

@@ -30,6 +30,7 @@ from asyncopt.testing.chat import ChatShape
 from asyncopt.testing.clock import ServerClock
 from asyncopt.testing.completions import CompletionsShape
 from asyncopt.testing.dialects import dialect_of, http_date
+from asyncopt.testing.failures import headers_of
 from asyncopt.testing.faults import Cut, FaultPlan
 from asyncopt.testing.inloop import SimulatedEndpoint
 from asyncopt.testing.latency import Constant, Latency
@@ -82,7 +83,7 @@ class SimulatedAPI:
     **Abilities.** ``abilities`` says which formats there are, and what can be asked of log-probabilities, seeds and n.
 
     With ``require_key``, other keys get a 401. Requests at a temperature above 0 draw another answer each time, unless
-    they state a seed. Without ``keep_prompts`` the ledger holds only hashes of the prompts.
+    they state a seed. Without ``keep_prompts`` the ledger holds hashes of the prompts and answers.
     """
 
     def __init__(
@@ -155,6 +156,15 @@ class SimulatedAPI:
         abilities = self._worker.abilities
         usual = LlamaChat() if abilities.tokens_by_name else OpenAIChat()
         return SimulatedEndpoint(self, api_key, usual if codec is None else codec, abilities)
+
+    @property
+    def faults(self) -> FaultPlan | None:
+        """What goes wrong; it may be changed while requests are in flight."""
+        return self._worker.faults
+
+    @faults.setter
+    def faults(self, plan: FaultPlan | None) -> None:
+        self._worker.faults = plan
 
     @asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator[str]:
@@ -249,6 +259,7 @@ class SimulatedAPI:
 
     def _admitted(self, entry: Entry, result: Result, demand: Demand, limits: Mapping[str, str]) -> Pending:
         headers = dict(limits) if result.status == 200 else {}
+        headers |= headers_of(entry.fault, self._wall(entry.arrived))
         if result.pieces:
             headers["content-type"] = "text/event-stream"
         reply = self._reply(result.status, result.body, entry.arrived + result.head_delay, headers)
@@ -258,8 +269,7 @@ class SimulatedAPI:
         entry, head = pending.entry, pending.reply
         if not pending.pieces:
             await asyncio.sleep(pending.delay)
-            if entry.fault == "reset":
-                raise Cut
+            await self._break(entry.fault, head, write)
             return head
         body = bytearray()
         for piece in pending.pieces:
@@ -271,6 +281,15 @@ class SimulatedAPI:
                 await write(head, piece.data)
             entry.output_tokens = piece.tokens
         return Reply(head.status, head.headers, bytes(body))
+
+    async def _break(self, fault: str | None, head: Reply, write: Write | None) -> None:
+        """Do to the connection what the fault says; return if it says nothing."""
+        if fault == "hang":
+            await asyncio.get_running_loop().create_future()
+        if fault == "reset-body" and write is not None:
+            await write(head, head.body[: len(head.body) // 2])
+        if fault in ("reset", "reset-body"):
+            raise Cut
 
     def _close(self, pending: Pending, status: int) -> None:
         entry, now = pending.entry, self.now()

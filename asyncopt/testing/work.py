@@ -10,14 +10,13 @@ from asyncopt import codec
 from asyncopt.errors import ConfigError
 from asyncopt.testing.abilities import Abilities
 from asyncopt.testing.answers import AnswerModel
+from asyncopt.testing.failures import ERRORS, LOST, altered, error_body, spoilt
 from asyncopt.testing.faults import SLOW_FACTOR, FaultPlan, Kind
 from asyncopt.testing.latency import Latency
 from asyncopt.testing.ledger import Entry
 from asyncopt.testing.streaming import Piece, schedule
 from asyncopt.testing.wire import BadRequest, ChatRequest, Shape
 from asyncopt.testing.writer import Writer
-
-_HALF_AN_ANSWER = b'{"id": "simulated", "cho'
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,40 +63,43 @@ class Worker:
         self._free_at = [-math.inf] * (concurrency or 0)
         self._first_byte_share = first_byte_share
         self._slow_wrong = slow_wrong
-        self._faults = faults
+        self.faults = faults
 
     def result(self, entry: Entry, request: ChatRequest, shape: Shape) -> Result:
         """What the request gets; its tokens and its fault are noted in the entry."""
-        entry.fault = fault = self._faults.fault(entry.number) if self._faults is not None else None
-        if fault is None or fault == "slow":
-            return self._answered(entry, request, shape, slow=fault == "slow")
-        return self._failed(entry, shape, fault)
+        entry.fault = fault = self.faults.fault(entry.number) if self.faults is not None else None
+        if fault is not None and fault in ERRORS:
+            return self._failed(entry, shape, fault)
+        return self._answered(entry, request, shape, fault)
 
-    def _answered(self, entry: Entry, request: ChatRequest, shape: Shape, *, slow: bool) -> Result:
+    def _answered(self, entry: Entry, request: ChatRequest, shape: Shape, fault: Kind | None) -> Result:
         try:
             answer, wrong = self.writer.write(entry.number, request)
         except BadRequest as error:
             return Result(400, codec.dumps(shape.error(400, str(error))))
         factor = self._slow_wrong if wrong else 1.0
         usual = self._latency.seconds(self._seed, entry.number) * factor
-        latency = usual * SLOW_FACTOR if slow else usual
+        latency = usual * SLOW_FACTOR if fault == "slow" else usual
         waited = self._wait(entry.arrived, latency)
-        if not request.stream:
-            entry.output_tokens = answer.output_tokens
-            return Result(200, codec.dumps(shape.whole(answer)), waited + latency)
+        answer = altered(fault, answer)
+        if fault in LOST:
+            self.writer.take_back(request)
+        else:
+            entry.answer = answer.text
+        if not request.stream or fault not in (None, "slow"):
+            entry.output_tokens = 0 if fault in LOST else answer.output_tokens
+            return Result(200, spoilt(fault, shape.whole(answer)), waited + latency)
         usual -= self._latency.tail(self._seed, entry.number) * factor
         first = waited + latency - (1 - self._first_byte_share) * usual
         return Result(200, b"", waited + latency, schedule(shape, answer, first, waited + latency))
 
     def _failed(self, entry: Entry, shape: Shape, fault: Kind) -> Result:
-        if fault == "429":
-            return Result(429, codec.dumps(shape.error(429, "Too many requests.")))
+        error = ERRORS[fault]
+        if error.at_once:
+            return Result(error.status, error_body(fault, shape))
         latency = self._latency.seconds(self._seed, entry.number)
         delay = self._wait(entry.arrived, latency) + latency
-        if fault in ("malformed", "reset"):
-            return Result(200, _HALF_AN_ANSWER, delay)
-        status = int(fault)
-        return Result(status, codec.dumps(shape.error(status, "The server has a problem.")), delay)
+        return Result(error.status, error_body(fault, shape), delay)
 
     def _wait(self, now: float, latency: float) -> float:
         """Seconds until one of the places is free, which the request then takes for its latency."""

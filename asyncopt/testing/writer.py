@@ -38,6 +38,11 @@ class Writer:
         prompt = () if wanted is None else self.tokens.scored("", tokens_of(request.prompt), wanted)
         return replace(first, others=others, prompt_tokens=prompt), wrong
 
+    def take_back(self, request: ChatRequest) -> None:
+        """Count the draws of a request whose answers were lost as not made."""
+        if _is_drawn(request):
+            self._drawn[digest_of(request.prompt, 16)] -= request.n
+
     def _answer(self, number: int, request: ChatRequest, index: int) -> tuple[Written, bool]:
         forced = _FORCED.fullmatch(request.grammar)
         if forced is not None:
@@ -80,10 +85,15 @@ class Writer:
 
     def _draw(self, request: ChatRequest, index: int) -> str:
         """What tells this answer apart from others to the same prompt; ``index`` counts those to one request."""
-        if not request.temperature:
-            return ""
-        if request.seed is not None:
+        if not _is_drawn(request):
+            if not request.temperature:
+                return ""
             return f"seed {request.seed}" + (f" answer {index}" if index else "")
         prompt = digest_of(request.prompt, 16)
         self._drawn[prompt] += 1
         return f"draw {self._drawn[prompt]}"
+
+
+def _is_drawn(request: ChatRequest) -> bool:
+    """Whether each request of this prompt gets another answer."""
+    return bool(request.temperature) and request.seed is None
