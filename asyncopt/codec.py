@@ -1,17 +1,25 @@
-"""All JSON of the project: orjson, with a way round what it refuses. Model text never makes it raise.
+"""Texts on their way out: JSON, terminals, CSV and file names. Model text never makes any of this raise.
 
-orjson rejects lone surrogates both ways (a server may send ``"\\ud800"``; a candidate may hold one), NaN, a byte order
-mark and deep nesting. The slow path below repairs the first and reports the rest as :class:`CodecError`.
+All JSON of the project is orjson's, with a way round what that refuses: it rejects lone surrogates both ways (a server
+may send ``"\\ud800"``; a candidate may hold one), NaN, a byte order mark and deep nesting. The slow path below repairs
+the first and reports the rest as :class:`CodecError`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
 
 import orjson
 
 Json = Any  # a JSON value; every reader checks what it takes out of it
+
+_FORMULA = frozenset("=+-@＝＋－＠")
+_BREAK = frozenset("\t\r\n")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+# Names that Windows keeps for devices, whatever stands behind their first dot.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
 
 class CodecError(ValueError):
@@ -31,6 +39,28 @@ def printable(text: str, limit: int = 200) -> str:
     kept = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
     line = " ".join(kept.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def csv_cell(text: str) -> str:
+    """The text as a cell that no spreadsheet takes for a formula: with an apostrophe before it where one might.
+
+    Models and data sets write these cells, and ``=HYPERLINK(...)`` would be run by whoever opens the file. Numbers such
+    as -5 stay as they are.
+    """
+    text = clean(text)
+    seen = next((char for char in text if char.isprintable() and not char.isspace()), "")
+    risky = seen in _FORMULA or text[:1] in _BREAK
+    return f"'{text}" if risky and not _NUMBER.fullmatch(text) else text
+
+
+def file_name(text: str, longest: int = 100) -> str:
+    """The text as one name of a file: letters, digits, ``.``, ``_`` and ``-``, from 1 to ``longest`` bytes of UTF-8.
+
+    Every other character becomes ``-``. It is no hidden name, no way up and no device of Windows.
+    """
+    plain = "".join(char if char.isalnum() or char in "._-" else "-" for char in clean(text[:longest]))
+    plain = f"_{plain}" if _DEVICE.match(plain) else plain
+    return plain.encode()[:longest].decode("utf-8", "ignore").strip(".") or "-"
 
 
 def dumps(value: Json) -> bytes:

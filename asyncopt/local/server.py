@@ -18,7 +18,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from asyncopt import codec
 from asyncopt.errors import ConfigError
-from asyncopt.local.fetch import Progress
+from asyncopt.local.fetch import Progress, environment_without_keys
 from asyncopt.local.fingerprint import sha256_of
 from asyncopt.local.weights import ensure_weights, models_folder, require_packages, silent
 from asyncopt.values import Capabilities
@@ -141,7 +141,9 @@ class LocalServer:
         # Run as a file: `-m` would import this package and look in the current folder first. In a session of its own,
         # Ctrl-C in the terminal reaches the owner alone, which still wants answers while it winds up.
         command = [sys.executable, "-P", str(Path(__file__).with_name("child.py"))]
-        process = await anyio.open_process(command, stderr=self._log, start_new_session=True)
+        process = await anyio.open_process(
+            command, stderr=self._log, start_new_session=True, env=environment_without_keys()
+        )
         self._process, self.pid = process, process.pid
         assert process.stdin is not None
         assert process.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -54,6 +55,9 @@ class Example:
     target: str
 
 
+Metric: TypeAlias = Callable[[str, Example], float]  # the answer and its example to a grade from 0 to 1
+
+
 @dataclass(frozen=True)
 class Task:
     """A set of examples for which instructions are searched, and the rules by which a model's answer is graded.
@@ -68,6 +72,11 @@ class Task:
     ``classes`` are the answers that there are, where they are few: for each its verbalizers, the texts that may stand
     for it, as ``yes|Yes`` (Deep Language Networks). ``hidden_initial`` is where the search for the prompt of a hidden
     layer starts, as ``initial`` is for the layer that answers.
+
+    A ``metric`` is a function of your own that takes the place of the rules of grading: it gets the answer, which is
+    whatever a model wrote, and the example, and returns a grade from 0 to 1. It runs in a thread, some at once, for at
+    most ``metric_seconds`` a time (:mod:`asyncopt.metrics`). An answer for which it raises, hangs or returns anything
+    else has the outcome ``metric_error`` and no score.
     """
 
     name: str
@@ -89,6 +98,8 @@ class Task:
     temperature: float = 0.0
     classes: tuple[str, ...] = ()
     hidden_initial: str = ""
+    metric: Metric | None = None
+    metric_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -98,6 +109,11 @@ class Task:
         if not self.fold("all") or not self.initial:
             missing = "initial instruction" if not self.initial else "examples"
             raise ConfigError(f"the task {self.name!r} has no {missing}; give at least one")
+        for name, examples in (("training", self.train), ("validation", self.validation), ("test", self.test)):
+            if len({example.id for example in examples}) < len(examples):
+                raise ConfigError(f"two {name} examples of {self.name!r} have one id; number them apart")
+        if not 0 < self.metric_seconds < math.inf:
+            raise ConfigError(f"the task's metric_seconds are {self.metric_seconds}; they must be a number above 0")
         if not self.template:
             object.__setattr__(self, "template", position_template(self.position, frame=self.frame))
         for example in self.fold("all") if self.classes else ():
@@ -112,7 +128,12 @@ class Task:
         return self._render(instruction=instruction, input=text)
 
     def grade(self, answer: str, example: Example, prompt: str = "") -> float:
-        """1.0 if the answer is right, else 0.0. The reference's rules look into the scorer's whole prompt."""
+        """1.0 if the answer is right, else 0.0. The reference's rules look into the scorer's whole prompt.
+
+        By the rules of grading; a task with a metric is graded by :mod:`asyncopt.metrics`, and not here.
+        """
+        if self.metric is not None:
+            raise ConfigError(f"{self.name} has a metric of its own, by which this optimizer cannot grade; use another")
         return float(
             grade(
                 self.kind,
