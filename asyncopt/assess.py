@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -43,13 +43,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Assessed:
-    """An instruction's share of right answers over the examples that have a score; ``unscored`` counts the others."""
+    """An instruction's share of right answers over the examples that have a score; ``unscored`` counts the others.
+
+    ``problems`` counts them by how they ended, such as ``{"refused": 2, "failed:transient": 1}``.
+    """
 
     number: int
     instruction: str
     measured: Measured | None
     unscored: int
     complaint: str
+    problems: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +208,9 @@ def _require_shares(task: Task, evaluations: Sequence[Evaluation]) -> None:
 
 def _assessed(number: int, done: Evaluation) -> Assessed:
     measured = Measured.of(sum(done.scores), len(done.scores))
-    return Assessed(number, done.instruction, measured, len(done.items) - len(done.scores), done.complaint())
+    return Assessed(
+        number, done.instruction, measured, len(done.items) - len(done.scores), done.complaint(), done.unscored
+    )
 
 
 def _compared(number: int, first: Evaluation, other: Evaluation) -> Comparison | None:

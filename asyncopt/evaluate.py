@@ -11,8 +11,9 @@ from functools import partial
 from typing import Protocol
 
 from asyncopt.engine import Model
-from asyncopt.errors import CallFailed, ConfigError, EndpointRefused, QuotaExhausted
+from asyncopt.errors import BudgetExhausted, CallFailed, ConfigError, EndpointUnusable, StudyFailed
 from asyncopt.events import Events, ExampleEnded
+from asyncopt.metrics import MetricFailed, graded
 from asyncopt.racing import Floor, Race
 from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Completion, FaultKind, Generate, Outcome, Priority, Sampling
@@ -32,7 +33,8 @@ _OUTCOME_OF = {
 class Item:
     """How one example ended; ``score`` is None unless the outcome is SCORED. ``detail`` says why not.
 
-    ``answer`` is what was graded; where it took several calls, ``first_answer`` is the text of the first.
+    ``fault`` is what kind of failure the call ended with, where it was the call that failed. ``answer`` is what was
+    graded; where it took several calls, ``first_answer`` is the text of the first.
     """
 
     example: int
@@ -41,6 +43,14 @@ class Item:
     answer: str = ""
     detail: str = ""
     first_answer: str = ""
+    fault: FaultKind | None = None
+
+    @property
+    def label(self) -> str:
+        """The outcome as it is counted and journalled; a failure says its class, as ``failed:transient``."""
+        if self.outcome is Outcome.FAILED and self.fault is not None:
+            return f"{self.outcome.value}:{self.fault.value}"
+        return self.outcome.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,11 @@ class Evaluation:
     def complete(self) -> bool:
         """Whether every example was scored; only complete evaluations are compared by their means."""
         return not self.pending and all(item.outcome is Outcome.SCORED for item in self.items)
+
+    @property
+    def unscored(self) -> dict[str, int]:
+        """How many of the items ended in each way that is no score, the most common first."""
+        return dict(Counter(item.label for item in self.items if item.score is None).most_common())
 
     def complaint(self) -> str:
         """The most common reason why examples were not scored."""
@@ -141,7 +156,9 @@ async def evaluate(
     floor: Floor | None = None,
     quorum: float | None = None,
     on_quorum: Callable[[Evaluation], None] | None = None,
+    on_left: Callable[[Evaluation], None] | None = None,
     program: Program = PROMPTED,
+    fold: str = "",
 ) -> Evaluation:
     """The candidate's evaluation on these examples; ``program`` says how it answers one.
 
@@ -149,11 +166,11 @@ async def evaluate(
     candidate is stopped because it does not reach the floor. ``on_quorum`` is called once, with what there is, as soon
     as the share ``quorum`` of the examples has ended; the evaluation then goes on. Raises when the endpoint will serve
     nobody, or the budget does not cover the rest; leaving early, by an error or by cancellation, withdraws what has not
-    started.
+    started, and ``on_left`` is given how every example ended until then. ``fold`` is for the events.
     """
     due = 0 if quorum is None else _share_of(quorum, len(examples))
     race = None if floor is None else Race(floor, [example.id for example in examples], instruction)
-    scoring = _Scoring(model, task, instruction, examples, priority, events, race, program)
+    scoring = _Scoring(model, task, instruction, examples, priority, events, race, program, fold)
     try:
         scoring.submit()
         while scoring.pending:
@@ -164,6 +181,11 @@ async def evaluate(
                 on_quorum(scoring.evaluation())
             scoring.submit()
         return scoring.evaluation()
+    except BaseException:
+        left = scoring.left()
+        if on_left is not None:
+            on_left(left)
+        raise
     finally:
         scoring.withdraw()
 
@@ -187,6 +209,7 @@ class _Scoring:
         events: Events | None,
         race: Race | None,
         program: Program,
+        fold: str,
     ) -> None:
         self._model = model
         self._task = task
@@ -196,9 +219,11 @@ class _Scoring:
         self._events = events
         self._race = race
         self._program = program
+        self._fold = fold
         self._order = range(len(examples)) if race is None else race.order
         self._futures: list[asyncio.Future[Completion]] = []
         self._completions: list[list[Completion]] = []  # by turns, those of the calls that have ended
+        self._grades: dict[int, asyncio.Task[float]] = {}  # by turns, where a metric takes its time
         self._ended: asyncio.Queue[int] = asyncio.Queue()
         self.items: dict[int, Item] = {}
 
@@ -226,7 +251,7 @@ class _Scoring:
             return submitted  # enough to do for now; looking ahead is not free
         return min(self._race.horizon() + AHEAD, len(self._examples))
 
-    def _end(self, turn: int, future: asyncio.Future[Completion]) -> None:
+    def _end(self, turn: int, future: asyncio.Future[Completion] | asyncio.Task[float]) -> None:
         if not future.cancelled():
             future.exception()  # else asyncio complains of those that nobody waits for any more
         self._ended.put_nowait(turn)
@@ -234,10 +259,10 @@ class _Scoring:
     async def next_end(self) -> None:
         """Wait until another example has ended, and keep its item."""
         turn = await self._ended.get()
-        while self._asks_again(turn):
+        while self._asks_again(turn) or self._grades_apart(turn):
             turn = await self._ended.get()
         place = self._order[turn]
-        item = self._item(self._examples[place], self._futures[turn], self._completions[turn])
+        item = self._item(turn, self._examples[place], self._futures[turn], self._completions[turn])
         self.items[place] = item
         self._tell(item)
         if self._race is not None:
@@ -246,7 +271,7 @@ class _Scoring:
     def _asks_again(self, turn: int) -> bool:
         """Whether another call follows the one that ended; it is then on its way in its place."""
         future = self._futures[turn]
-        if future.exception() is not None:
+        if turn in self._grades or future.exception() is not None:
             return False
         completions = self._completions[turn]
         completions.append(future.result())
@@ -258,21 +283,36 @@ class _Scoring:
         self._futures[turn] = self._future(turn, request, Priority.PROPOSE)
         return True
 
-    def _item(self, example: Example, future: asyncio.Future[Completion], completions: list[Completion]) -> Item:
+    def _grades_apart(self, turn: int) -> bool:
+        """Whether the answer that ended the example is now being graded by the task's metric, beside the loop."""
+        if self._task.metric is None or turn in self._grades or self._futures[turn].exception() is not None:
+            return False
+        answer = self._program.answer(self._task, self._completions[turn])
+        grading = asyncio.get_running_loop().create_task(graded(self._task, answer, self._examples[self._order[turn]]))
+        grading.add_done_callback(partial(self._end, turn))
+        self._grades[turn] = grading
+        return True
+
+    def _item(
+        self, turn: int, example: Example, future: asyncio.Future[Completion], completions: list[Completion]
+    ) -> Item:
         first = completions[0].text if completions else ""
         try:
             future.result()
-        except (EndpointRefused, QuotaExhausted):
+        except EndpointUnusable:
             raise
         except CallFailed as error:
-            fault = error.fault
-            outcome, detail = _OUTCOME_OF.get(fault.kind, Outcome.FAILED), f"{fault.kind.value}: {fault.detail}"
-            return Item(example.id, outcome, detail=detail, first_answer=first)
+            return unanswered(example, error, first)
         answer = self._program.answer(self._task, completions)
         first = first if len(completions) > 1 else ""
         try:
-            return Item(example.id, Outcome.SCORED, self._grade(example, answer), answer, first_answer=first)
-        except Exception as error:  # a metric may be anybody's code, and is not the candidate's fault
+            grade = self._grades[turn].result() if turn in self._grades else self._grade(example, answer)
+            return Item(example.id, Outcome.SCORED, grade, answer, first_answer=first)
+        except StudyFailed:
+            raise
+        except MetricFailed as failure:
+            return Item(example.id, Outcome.METRIC_ERROR, None, answer, str(failure), first)
+        except Exception as error:  # whatever the rules of grading stumble over is not the candidate's fault
             return Item(example.id, Outcome.METRIC_ERROR, None, answer, type(error).__name__, first)
 
     def _grade(self, example: Example, answer: str) -> float:
@@ -296,11 +336,41 @@ class _Scoring:
                 self._tell(items[-1])
         return Evaluation(self._instruction, tuple(items), stopped=after)
 
+    def left(self) -> Evaluation:
+        """How every example ended for an evaluation that cannot be finished: each has an outcome, and is told once."""
+        ends = {self._order[turn]: _error_of(future) for turn, future in enumerate(self._futures)}
+        spent = any(isinstance(error, BudgetExhausted) for error in ends.values())
+        for place, example in enumerate(self._examples):
+            if place in self.items:
+                continue
+            error = ends.get(place)
+            if isinstance(error, CallFailed):
+                self.items[place] = unanswered(example, error)
+            elif isinstance(error, BudgetExhausted) or (spent and place not in ends):
+                self.items[place] = Item(example.id, Outcome.SKIPPED_BUDGET)
+            else:
+                self.items[place] = Item(example.id, Outcome.WITHDRAWN)
+            self._tell(self.items[place])
+        return self.evaluation()
+
     def withdraw(self) -> None:
         """Withdraw what has not started."""
         for future in self._futures:
             future.cancel()
+        for grading in self._grades.values():
+            grading.cancel()
 
     def _tell(self, item: Item) -> None:
         if self._events:
-            self._events.emit(ExampleEnded(item.outcome.value))
+            self._events.emit(ExampleEnded(item.label, self._instruction, item.example, self._fold))
+
+
+def unanswered(example: Example, error: CallFailed, first_answer: str = "") -> Item:
+    """How an example ended whose call failed for good."""
+    fault = error.fault
+    outcome, detail = _OUTCOME_OF.get(fault.kind, Outcome.FAILED), f"{fault.kind.value}: {fault.detail}"
+    return Item(example.id, outcome, detail=detail, first_answer=first_answer, fault=fault.kind)
+
+
+def _error_of(future: asyncio.Future[Completion]) -> BaseException | None:
+    return future.exception() if future.done() and not future.cancelled() else None

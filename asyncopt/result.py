@@ -34,7 +34,8 @@ class Measured:
 class Scored:
     """A candidate with its score on the training examples, and on held-out ones that the search never saw.
 
-    ``validation`` is its score on the validation examples where the search used some.
+    ``validation`` is its score on the validation examples where the search used some. A ``partial`` one lacks training
+    examples that ended without a score: it was compared with others on common ones, and ``train`` is of what it has.
     """
 
     candidate: str
@@ -44,6 +45,7 @@ class Scored:
     held_out: Measured | None
     loss: float | None = None
     validation: Measured | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,13 @@ class Result:
     """What a study found and what it took. ``steps`` counts finished steps; ``calls`` requests sent, retries included.
 
     ``unscored`` counts examples of the best and the initial candidate that ended without a score, ``stopped`` the
-    candidates that lost a race and have none. ``search`` is what the search took of all this (training and validation
-    examples, proposals), ``test`` what the held-out examples took afterwards.
+    candidates that lost a race and have none. ``possibly_billed_tokens`` is a bound on what was sent without an answer
+    coming back, and is in no other sum: the provider may have billed it. ``search`` is what the search took of all this
+    (training and validation examples, proposals), ``test`` what the held-out examples took afterwards.
+
+    ``outcomes`` counts how the examples of all candidates ended, on all folds that they were asked on: ``scored``,
+    ``refused``, ``failed:transient`` and so on; None for problems that no model scores, and of older versions.
+    ``lost_proposals`` counts the calls for proposals that failed for good.
 
     The fields from ``start`` on are for problems that no model scores, and None elsewhere: the starting points with
     their losses, the lowest loss there is, how many different solutions were tried, whether the best one is the
@@ -89,6 +96,9 @@ class Result:
     seconds: float
     unscored: int = 0
     stopped: int = 0
+    possibly_billed_tokens: int = 0
+    outcomes: dict[str, int] | None = None
+    lost_proposals: int = 0
     search: Spending | None = None
     test: Spending | None = None
     start: list[list[Any]] | None = None

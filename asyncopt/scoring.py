@@ -13,10 +13,10 @@ from asyncopt.evaluate import Evaluation, Program, evaluate
 from asyncopt.events import CandidateScored, Events, Note
 from asyncopt.optimizers.base import AnyTask, Validated
 from asyncopt.optimizers.history import Entry
+from asyncopt.outcomes import Ends, ends_of
 from asyncopt.racing import Floor
 from asyncopt.result import Measured, Scored
-from asyncopt.tasks.task import Example, Task
-from asyncopt.values import Outcome
+from asyncopt.tasks.task import Split, Task
 
 
 class Scorer:
@@ -56,34 +56,24 @@ class Scorer:
 
         script = self._chronicle.script
         if script is None or not script.covers(step, index):
-            done = await self._evaluated(candidate, floor, quorum, early if on_quorum else None)
+            done = await self._trained(candidate, floor, quorum, early if on_quorum else None)
         else:
             # Which examples came first is the record's to say: they are picked out when all of them are there.
-            done = await self._evaluated(candidate, floor, None, None)
+            done = await self._trained(candidate, floor, None, None)
             row = script.provisional(step, index)
             if row is not None:
                 early(_part(done, row))
         return self._entry(blank, done)
 
-    async def _evaluated(
+    async def _trained(
         self,
         candidate: str,
         floor: Floor | None,
         quorum: float | None,
         on_quorum: Callable[[Evaluation], None] | None,
     ) -> Evaluation:
-        assert self._model is not None and isinstance(self._task, Task)  # noqa: PT018
-        done = await evaluate(
-            self._model,
-            self._task,
-            candidate,
-            self._task.train,
-            events=self._events,
-            floor=floor,
-            quorum=quorum if on_quorum else None,
-            on_quorum=on_quorum,
-            program=self._program,
-        )
+        quorum = quorum if on_quorum else None
+        done = await self._on(self._model, "train", candidate, floor=floor, quorum=quorum, on_quorum=on_quorum)
         if done.score is None and done.stopped is None:
             self.complaint = done.complaint()
             self._events.emit(Note(f"nothing of a candidate could be scored: {self.complaint}"))
@@ -101,7 +91,7 @@ class Scorer:
             self._chronicle.trace(
                 "evaluation", {**place, "candidate": entry.candidate, "score": entry.score, "items": items}
             )
-        return self._kept(entry, _outcomes(self._task, done))
+        return self._kept(entry, ends_of(done, self._task.train))
 
     def _traced(self, done: Evaluation) -> list[dict[str, Any]]:
         """The examples of an evaluation as a trace has them."""
@@ -112,7 +102,7 @@ class Scorer:
         return [
             {
                 "example": item.example,
-                "outcome": item.outcome.value,
+                "outcome": item.label,
                 **({"first_answer": item.first_answer} if item.first_answer else {}),
                 "answer": item.answer,
                 "parsed": parse(item.answer),
@@ -121,8 +111,8 @@ class Scorer:
             for item in done.items
         ]
 
-    def _kept(self, entry: Entry, outcomes: Mapping[str, Any]) -> Entry:
-        self._chronicle.keep(entry, outcomes)
+    def _kept(self, entry: Entry, ends: Ends) -> Entry:
+        self._chronicle.keep(entry, ends)
         self._events.emit(
             CandidateScored(
                 entry.step,
@@ -133,20 +123,44 @@ class Scorer:
                 entry.source,
                 entry.stopped,
                 entry.provisional,
+                entry.partial,
             )
         )
         return entry
 
     async def validate(self, candidates: Sequence[str]) -> list[Validated]:
         """The candidates' scores on the validation examples, in their order; all calls are submitted at once."""
-        assert isinstance(self._task, Task)
-        examples = self._task.validation
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._on(self._model, examples, candidate)) for candidate in candidates]
+            tasks = [group.create_task(self._on(self._model, "validation", candidate)) for candidate in candidates]
         done = [task.result() for task in tasks]
         for one in done:
             self._chronicle.trace("validation", {"candidate": one.instruction, "items": self._traced(one)})
-        return [Validated(one.instruction, one.score, len(one.scores), one.complete) for one in done]
+        return [self._validated(one) for one in done]
+
+    def _validated(self, done: Evaluation) -> Validated:
+        assert isinstance(self._task, Task)
+        ends = ends_of(done, self._task.validation)
+        scores, problems = tuple(ends["scores"]), ends.get("problems", {})
+        return Validated(done.instruction, done.score, len(done.scores), done.complete, scores, problems)
+
+    async def _on(self, model: Model | None, fold: Split, candidate: str, **options: Any) -> Evaluation:
+        assert model is not None and isinstance(self._task, Task)  # noqa: PT018
+        examples = self._task.fold(fold)
+
+        def left(done: Evaluation) -> None:
+            self._chronicle.leave(fold, candidate, ends_of(done, examples))
+
+        return await evaluate(
+            model,
+            self._task,
+            candidate,
+            examples,
+            events=self._events,
+            on_left=left,
+            program=self._program,
+            fold=fold,
+            **options,
+        )
 
     # -- at the end ----------------------------------------------------------------------------------------------------
 
@@ -162,15 +176,14 @@ class Scorer:
             if validation is None
             else Measured.of((validation.score or 0.0) * validation.examples, validation.examples)
         )
-        done = await self._on(self._examiner, self._task.test, entry.candidate)
+        done = await self._on(self._examiner, "test", entry.candidate)
+        self._chronicle.outcomes.take("test", entry.candidate, ends_of(done, self._task.test))
         self._missing[entry.candidate] = self._unscored(entry, seen, done)
         self._chronicle.trace("test", {"candidate": entry.candidate, "items": self._traced(done)})
         held_out = Measured.of(sum(done.scores), len(done.scores))
-        return Scored(entry.candidate, entry.step, entry.source, train, held_out, validation=seen)
-
-    async def _on(self, model: Model | None, examples: Sequence[Example], candidate: str) -> Evaluation:
-        assert model is not None and isinstance(self._task, Task)  # noqa: PT018
-        return await evaluate(model, self._task, candidate, examples, events=self._events, program=self._program)
+        return Scored(
+            entry.candidate, entry.step, entry.source, train, held_out, validation=seen, partial=entry.partial
+        )
 
     def _unscored(self, entry: Entry, validation: Measured | None, test: Evaluation) -> int:
         """How many examples have no score; an entry may be complete on a batch of the training examples."""
@@ -182,18 +195,6 @@ class Scorer:
     def missing(self, scored: Scored) -> int:
         """How many examples of a measured candidate have no score."""
         return self._missing.get(scored.candidate, 0)
-
-
-def _outcomes(task: Task, done: Evaluation) -> dict[str, Any]:
-    """The scores in the order of the training examples, None where there is none, and why not if that is known."""
-    items = {item.example: item for item in done.items}
-    scores = [items[example.id].score if example.id in items else None for example in task.train]
-    problems = {
-        str(item.example): item.outcome.value
-        for item in done.items
-        if item.score is None and item.outcome is not Outcome.WITHDRAWN
-    }
-    return {"scores": scores} | ({"problems": problems} if problems else {})
 
 
 def _part(done: Evaluation, row: Mapping[str, Any]) -> Evaluation:

@@ -16,14 +16,16 @@ from asyncopt.directory import RunDirectory
 from asyncopt.engine import Model
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, StudyFailed
 from asyncopt.events import Event, Events, Note, Observer, StudyFinished, StudyStarted
+from asyncopt.files import DISK, Disk
 from asyncopt.limits.budget import UNLIMITED, Account, Budget, require_price
 from asyncopt.optimizers.base import AnyTask, Optimizer, Search
 from asyncopt.optimizers.dln.options import Training
 from asyncopt.optimizers.history import Entry, History
+from asyncopt.optimizers.lost import Proposals
 from asyncopt.result import Result
 from asyncopt.scoring import Scorer
 from asyncopt.tasks.objective import Objective
-from asyncopt.tasks.task import Task
+from asyncopt.tasks.task import Metric, Task
 
 _EVENT_BUFFER = 10_000
 # Left out of the manifest where they have these values, so that older directories can still be resumed.
@@ -53,6 +55,7 @@ class Study:
     ``replay`` is the directory of a run of the same study whose decisions are made again, in their order and on what
     they saw then, whatever comes first now; :class:`StudyFailed` is raised where that gives another history. With
     ``trace`` the directory gets a ``trace.jsonl`` with every meta-prompt, every raw proposal and every graded answer.
+    ``disk`` is what the directory is written through: for tests, and for storage that is not the system's.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Study:
         observers: Iterable[Observer] = (),
         config: Mapping[str, Any] | None = None,
         trace: bool = False,
+        disk: Disk = DISK,
     ) -> None:
         optimizer.check(task, scorer, proposer)
         for role, model in (("scorer", scorer), ("proposer", proposer)):
@@ -83,6 +87,7 @@ class Study:
         self.seed = seed
         self.events_hub = Events(observers)
         self._config = dict(config or {})
+        self._disk = disk
         self._replay = None if replay is None else Path(replay)
         if (
             self._replay is not None
@@ -114,7 +119,7 @@ class Study:
             raise AsyncoptError("a study is run once; make another one")
         self._started = True
         script = None if self._replay is None else recorded(self._replay, self.subject())
-        run = None if self.directory is None else RunDirectory(self.directory, self.subject(), self._config)
+        run = self._open_directory()
         try:
             finished = self._chronicle.open(run, script)
             return await self._bounded() if finished is None else finished
@@ -123,6 +128,11 @@ class Study:
             raise StudyFailed(f"{failure} ({complaint})" if complaint else str(failure)) from None
         finally:
             self._chronicle.close()
+
+    def _open_directory(self) -> RunDirectory | None:
+        if self.directory is None:
+            return None
+        return RunDirectory(self.directory, self.subject(), self._config, self._disk)
 
     async def _bounded(self) -> Result:
         seconds = self.account.budget.seconds
@@ -154,11 +164,12 @@ class Study:
             unfinished=list(chronicle.unfinished.values()),
             script=chronicle.script,
             note=lambda text: self.events_hub.emit(Note(text)),
+            proposals=Proposals(chronicle.lose),
             trace=chronicle.trace,
         )
         await self.optimizer.run(search)
         result = await self._conclude()
-        chronicle.finish(result)
+        await chronicle.finish(result)
         self.events_hub.emit(StudyFinished(result.to_json()))
         return result
 
@@ -192,7 +203,7 @@ class Study:
 
     async def _conclude(self) -> Result:
         history, scoring = self._chronicle.history, self._scoring
-        best, initial = self._chosen(), _best_initial(history)
+        best, initial = self._chosen(), history.starting_points().best()
         if best is None:
             raise StudyFailed("no candidate could be scored")
         account = self.account
@@ -215,6 +226,9 @@ class Study:
             seconds=self._chronicle.seconds,
             unscored=sum(scoring.missing(scored) for scored in {measured, first} if scored is not None),
             stopped=sum(entry.stopped is not None for entry in history.entries),
+            possibly_billed_tokens=account.possibly_billed_tokens,
+            outcomes=self._chronicle.outcomes.counts() if isinstance(self.task, Task) else None,
+            lost_proposals=self._chronicle.lost_proposals,
             search=search,
             test=test,
             **self._reported(history, best),
@@ -249,6 +263,8 @@ class Study:
             for field, usual in _LATER_TASK_FIELDS.items():
                 if getattr(self.task, field) != usual:
                     task[field] = getattr(self.task, field)
+            if self.task.metric is not None:
+                task["metric"] = name_of(self.task.metric)
             if isinstance(self.optimizer, Training):  # nobody else looks at them
                 task |= {"classes": self.task.classes, "hidden_initial": self.task.hidden_initial}
         else:
@@ -261,10 +277,10 @@ class Study:
         return {"task": task, "optimizer": optimizer, "models": models, "seed": self.seed}
 
 
-def _best_initial(history: History) -> Entry | None:
-    """The best of the starting points: what the search is held against."""
-    starts = [entry for entry in history.entries if entry.step < 0]
-    return History(maximize=history.maximize, entries=starts).best()
+def name_of(metric: Metric) -> str:
+    """What tells two metrics apart: where they are defined. Their code may change unseen."""
+    kind = type(metric)
+    return f"{getattr(metric, '__module__', kind.__module__)}.{getattr(metric, '__qualname__', kind.__qualname__)}"
 
 
 def _options_of(objective: Objective) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from random import Random
 from typing import Any, Protocol, TypeAlias
@@ -11,7 +11,9 @@ from typing import Any, Protocol, TypeAlias
 from asyncopt.engine import Model
 from asyncopt.errors import ConfigError
 from asyncopt.evaluate import Program
+from asyncopt.optimizers.comparing import Contender, comparable_scores
 from asyncopt.optimizers.history import Entry, History
+from asyncopt.optimizers.lost import Proposals
 from asyncopt.optimizers.script import Script
 from asyncopt.racing import Floor
 from asyncopt.tasks.objective import Objective
@@ -32,14 +34,15 @@ def derived_seed(seed: int, step: int, purpose: str, index: int = 0) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the proposals of a step see: the history when the step began, and its entries' scores on single examples.
-
-    ``by_candidate`` has the scores by example id of every entry that was scored on examples.
-    """
+    """What the proposals of a step see: the history when the step began."""
 
     step: int
     history: History
-    by_candidate: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+
+    @property
+    def by_candidate(self) -> Mapping[str, Mapping[int, float]]:
+        """The scores by example id of every entry that was scored on examples."""
+        return self.history.scores
 
     @property
     def scores(self) -> Mapping[int, float]:
@@ -70,23 +73,50 @@ class Score(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """A candidate's score on the validation examples; ``score`` is None where not one could be scored."""
+    """A candidate's score on the validation examples; ``score`` is None where not one could be scored.
+
+    ``scores`` are in the order of the examples, None where there is none; ``problems`` says why not, by example id.
+    """
 
     candidate: str
     score: float | None
     examples: int
     complete: bool
+    scores: Sequence[float | None] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+    def to_row(self) -> dict[str, Any]:
+        """The plain value that the journal holds."""
+        row = asdict(self)
+        if not self.problems:
+            del row["problems"]
+        return row
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Validated:
+        """What :meth:`to_row` gave; older journals have no ``scores``."""
+        return cls(**{**row, "scores": tuple(row.get("scores", ()))})
 
 
 def comparable(validations: Mapping[int, Sequence[Validated]]) -> list[Validated]:
-    """Those of all steps whose scores can be compared: the complete ones.
+    """Those of all steps whose scores can be compared, in order, incomplete ones with their comparable scores.
 
-    Where not one is complete (an example that is always refused), those that rest on the most examples stand in, as in
-    :meth:`History.ranked`.
+    The rule is that of :meth:`History.ranked` (:mod:`asyncopt.optimizers.comparing`).
     """
-    scored = [one for validated in validations.values() for one in validated if one.score is not None]
-    most = max((one.examples for one in scored), default=0)
-    return [one for one in scored if one.complete] or [one for one in scored if one.examples == most]
+    scored = [
+        (one, (step, index))
+        for step in sorted(validations)
+        for index, one in enumerate(validations[step])
+        if one.score is not None
+    ]
+    scores = comparable_scores([_contender(one, place) for one, place in scored])
+    return [replace(one, score=score) for (one, _), score in zip(scored, scores, strict=True) if score is not None]
+
+
+def _contender(one: Validated, place: tuple[int, int]) -> Contender:
+    assert one.score is not None
+    scores = {example: score for example, score in enumerate(one.scores) if score is not None}
+    return Contender(one.score, one.complete, scores, place)
 
 
 @dataclass
@@ -100,7 +130,8 @@ class Search:
 
     Where a study goes on, ``restored`` is the state of the last finished step, and ``unfinished`` are the steps that
     had begun. A ``script`` holds the decisions of an earlier run that are to be made again. ``note`` tells people
-    something; ``trace`` keeps what a proposal was made of, where the study is traced.
+    something; ``trace`` keeps what a proposal was made of, where the study is traced. An optimizer that asks for
+    proposals tells ``proposals`` what became of each call.
     """
 
     task: AnyTask
@@ -119,6 +150,7 @@ class Search:
     unfinished: Sequence[Seen] = ()
     script: Script | None = None
     note: Callable[[str], None] = field(default=lambda _: None)
+    proposals: Proposals = field(default_factory=Proposals)
     trace: Callable[[str, Mapping[str, Any]], None] = field(default=lambda _kind, _data: None)
 
     def rng(self, step: int, purpose: str, index: int = 0) -> Random:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 from asyncopt import codec
+from asyncopt.optimizers.comparing import Contender, comparable_scores
 
 _DIGEST_BYTES = 8
 
@@ -17,9 +18,9 @@ class Entry:
     """One decided candidate. ``step`` is -1 for a starting point, ``index`` its place in the step.
 
     ``score`` is None where nothing could be scored, and ``complete`` is False where some examples are missing: such an
-    entry is not compared with complete ones. ``source`` says how the candidate was made. ``stopped`` counts the
-    examples after which a race was lost: such an entry has no score. A ``provisional`` one is scored on a quorum of the
-    examples, and gives way to the complete one when the late answers are there.
+    entry is ``partial``, and compared with others on common examples only. ``source`` says how the candidate was made.
+    ``stopped`` counts the examples after which a race was lost: such an entry has no score. A ``provisional`` one is
+    scored on a quorum of the examples, and gives way to the complete one when the late answers are there.
     """
 
     candidate: str
@@ -31,6 +32,11 @@ class Entry:
     source: str = ""
     stopped: int | None = None
     provisional: bool = False
+
+    @property
+    def partial(self) -> bool:
+        """Whether some examples ended without a score, so that the score rests on the others."""
+        return self.score is not None and not self.complete and not self.provisional
 
 
 def row_of(entry: Entry) -> dict[str, Any]:
@@ -56,6 +62,8 @@ class History:
         self.commits = 0
         self._entries: list[Entry] = []
         self._places: dict[str, int] = {}
+        self._scores: dict[str, Mapping[int, float]] = {}
+        self._ranked: list[Entry] | None = None
         self._digest = b""
         for entry in entries:
             self.add(entry)
@@ -80,13 +88,24 @@ class History:
         """A name for everything that was added, in its order."""
         return self._digest.hex()
 
-    def add(self, entry: Entry) -> None:
-        """Take the entry in; it takes the place of a provisional one of the same candidate."""
+    @property
+    def scores(self) -> Mapping[str, Mapping[int, float]]:
+        """The scores by example id of every candidate that was scored on examples."""
+        return self._scores
+
+    def add(self, entry: Entry, scores: Mapping[int, float] | None = None) -> None:
+        """Take the entry in; it takes the place of a provisional one of the same candidate.
+
+        ``scores`` are those of its examples by their ids. A partial entry without them is compared with nobody.
+        """
         place = self._places.setdefault(entry.candidate, len(self._entries))
         if place < len(self._entries) and self._entries[place].provisional:
             self._entries[place] = entry
         else:
             self._entries.append(entry)
+        if scores is not None:
+            self._scores[entry.candidate] = scores
+        self._ranked = None
         self.commits += 1
         self._digest = blake2b(self._digest + codec.dumps(row_of(entry)), digest_size=_DIGEST_BYTES).digest()
 
@@ -95,23 +114,49 @@ class History:
         twin = History(maximize=self.maximize)
         twin.commits, twin._digest = self.commits, self._digest
         twin._entries, twin._places = self._entries.copy(), self._places.copy()
+        twin._scores = self._scores.copy()
         return twin
+
+    def starting_points(self) -> History:
+        """The part of the history that no search has found."""
+        starts = History(maximize=self.maximize)
+        for entry in self._entries:
+            if entry.step < 0:
+                starts.add(entry, self._scores.get(entry.candidate))
+        return starts
 
     def _rank(self, entry: Entry) -> float:
         assert entry.score is not None
         return entry.score if self.maximize else -entry.score
 
     def ranked(self, *, provisional: bool = True) -> list[Entry]:
-        """The complete entries from worst to best, and the provisional ones among them; equals by (step, index).
+        """The entries that can be compared, from worst to best; equals by (step, index).
 
-        Where not one is complete (an example that is always refused), those that rest on the most examples stand in.
+        A partial one stands with its comparable score (:mod:`asyncopt.optimizers.comparing`), behind complete ones of
+        equal score. Provisional ones stand among them with what they have so far.
         """
-        scored = [entry for entry in self._entries if entry.score is not None and provisional >= entry.provisional]
-        most = max((entry.examples for entry in scored), default=0)
-        usable = [entry for entry in scored if entry.complete or entry.provisional]
-        usable = usable or [entry for entry in scored if entry.examples == most]
+        if self._ranked is None:
+            self._ranked = self._in_order()
+        return [entry for entry in self._ranked if provisional >= entry.provisional]
+
+    def _in_order(self) -> list[Entry]:
+        settled = [entry for entry in self._entries if entry.score is not None and not entry.provisional]
+        so_far = [entry for entry in self._entries if entry.score is not None and entry.provisional]
+        comparable = comparable_scores([self._contender(entry) for entry in settled], maximize=self.maximize)
+        usable = [
+            entry if entry.complete else replace(entry, score=score)
+            for entry, score in zip(settled, comparable, strict=True)
+            if score is not None
+        ]
         # Not by when they came: a tie must not be broken by latencies.
-        return sorted(usable, key=lambda entry: (self._rank(entry), entry.step, entry.index))
+        return sorted(
+            usable + so_far, key=lambda entry: (self._rank(entry), not entry.partial, entry.step, entry.index)
+        )
+
+    def _contender(self, entry: Entry) -> Contender:
+        assert entry.score is not None
+        scores = self._scores.get(entry.candidate, {})
+        return Contender(entry.score, entry.complete, scores, (entry.step, entry.index))
 
     def view(self, limit: int, threshold: float | None = None) -> list[Entry]:
         """The best ``limit`` entries, worst first: models weigh what stands last most (OPRO, section 5.3).
@@ -124,9 +169,13 @@ class History:
         return ranked[-limit:]
 
     def best(self) -> Entry | None:
-        """The best complete entry, the earliest of equals; None where there is none."""
+        """The best entry as it was added, the earliest of equals and complete before partial; None if there is none."""
         ranked = self.ranked(provisional=False)
         if not ranked:
             return None
-        top = self._rank(ranked[-1])
-        return next(entry for entry in ranked if self._rank(entry) == top)
+        top = ranked[-1]
+        chosen = next(
+            entry for entry in ranked if entry.partial == top.partial and self._rank(entry) == self._rank(top)
+        )
+        place = (chosen.candidate, chosen.step, chosen.index)
+        return next(entry for entry in self._entries if (entry.candidate, entry.step, entry.index) == place)

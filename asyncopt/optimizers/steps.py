@@ -149,6 +149,7 @@ class _Loop:
         solved = step.number != START and any(self._plan.solved(entry.candidate) for entry in entries)
         if step.number == START and all(entry.score is None for entry in entries):
             raise StudyFailed("not one example could be scored with the initial solutions")
+        self._search.proposals.end(step.number)
         joining = [] if self._options.lag else sorted(entries, key=lambda entry: entry.index)
         del self._steps[step.number]
         await self._search.finish_step(step.number, joining, {"step": step.number, "solved": solved})
@@ -196,10 +197,10 @@ class _Loop:
         if self._options.patience is None:
             return False
         validations = self._search.validations
-        counted = {one.candidate for one in comparable(validations)}
+        comparables = {one.candidate: one.score or 0.0 for one in comparable(validations)}
         best, since = -1.0, 0
         for step in sorted(validations):
-            scores = [one.score or 0.0 for one in validations[step] if one.candidate in counted]
+            scores = [comparables[one.candidate] for one in validations[step] if one.candidate in comparables]
             since = 0 if max(scores, default=-1.0) > best else since + 1
             best = max([best, *scores])
         return since >= self._options.patience

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from asyncopt.engine import Model
-from asyncopt.errors import CallFailed, EndpointRefused, QuotaExhausted
+from asyncopt.errors import CallFailed, EndpointUnusable
 from asyncopt.optimizers.base import Search, derived_seed
 from asyncopt.optimizers.dln.proposals import PromptRequest, read_prompt
 from asyncopt.optimizers.dln.roles import Templates
@@ -22,7 +22,7 @@ async def completed(call: Awaitable[Completion]) -> Completion | None:
     """What the call brings; None where it failed for good. Raises when the endpoint will serve nobody."""
     try:
         return await call
-    except (EndpointRefused, QuotaExhausted):
+    except EndpointUnusable:
         raise
     except CallFailed:
         return None
@@ -155,18 +155,22 @@ class Proposer:
             call = self.model.submit(Generate.of(shown.prompt(self.templates), sampling), priority=Priority.PROPOSE)
             try:
                 completion = await call
-            except (EndpointRefused, QuotaExhausted):
+            except EndpointUnusable:
                 raise
             except CallFailed as error:
                 shrinks = error.fault.kind is FaultKind.TOO_LARGE and not shown.turns  # these show no cases
                 shown = shown.shrunk() if shrinks else None
                 if shown is None:
-                    self.search.note(f"step {step + 1}: a proposal was lost ({error})")
+                    self.search.proposals.lost(step, error)
                 continue
             finally:
                 withdraw([call])
+            self.search.proposals.came(step)
             prompt = read_prompt(completion.text, stop)
             place = {"step": step, "index": index, "purpose": purpose, "cases": len(shown.cases)}
-            self.search.trace("proposal", {**place, "answer": completion.text, "candidate": prompt})
+            rejected = "" if prompt is not None else "empty or too long"
+            self.search.trace(
+                "proposal", {**place, "answer": completion.text, "candidate": prompt, "rejected": rejected}
+            )
             return prompt
         return None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from asyncopt import codec
 from asyncopt.engine import Model
-from asyncopt.errors import ConfigError, MissingCapability
-from asyncopt.evaluate import Program
-from asyncopt.optimizers.dln.asking import completed, withdraw
+from asyncopt.errors import CallFailed, ConfigError, EndpointUnusable, MissingCapability
+from asyncopt.evaluate import Item, Program, unanswered
+from asyncopt.optimizers.dln.asking import withdraw
 from asyncopt.optimizers.dln.likelihoods import Accuracy, ClassLogProbs, OutputEstimator
 from asyncopt.optimizers.dln.proposals import read_hidden
 from asyncopt.optimizers.dln.roles import Case, Templates
@@ -186,32 +186,46 @@ class TwoLayers:
 
 
 async def forward(
-    model: Model, layers: Layers, task: Task, candidate: str, examples: Sequence[Example]
+    model: Model,
+    layers: Layers,
+    task: Task,
+    candidate: str,
+    examples: Sequence[Example],
+    on_lost: Callable[[Item], None] = lambda _: None,
 ) -> list[Passed]:
     """The examples after the candidate's forward pass, without those of which a call failed for good.
 
-    Every example goes through its layers on its own: the second call of one does not wait for the first of another.
+    ``on_lost`` is told how each of these ended. Every example goes through its layers on its own: the second call of
+    one does not wait for the first of another.
     """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_completions(model, layers, task, candidate, example)) for example in examples]
-    done = [(example, t.result()) for example, t in zip(examples, tasks, strict=True)]
-    _require_logprobs(model, layers, [calls[-1] for _, calls in done if calls])
-    return [layers.passed(task, example, calls) for example, calls in done if calls]
+    answered = []
+    for example, ended in zip(examples, (task.result() for task in tasks), strict=True):
+        if isinstance(ended, Item):
+            on_lost(ended)
+        else:
+            answered.append((example, ended))
+    _require_logprobs(model, layers, [calls[-1] for _, calls in answered])
+    return [layers.passed(task, example, calls) for example, calls in answered]
 
 
-async def _completions(model: Model, layers: Layers, task: Task, candidate: str, example: Example) -> list[Completion]:
-    """The completions of all calls of an example; none where one failed for good."""
+async def _completions(
+    model: Model, layers: Layers, task: Task, candidate: str, example: Example
+) -> list[Completion] | Item:
+    """The completions of all calls of an example; how it ended where one failed for good."""
     completions: list[Completion] = []
     request: Generate | None = layers.first(task, candidate, example)
     while request is not None:
         call = model.submit(request, priority=Priority.PROPOSE)
         try:
-            completion = await completed(call)
+            completions.append(await call)
+        except EndpointUnusable:
+            raise
+        except CallFailed as error:
+            return unanswered(example, error)
         finally:
             withdraw([call])
-        if completion is None:
-            return []
-        completions.append(completion)
         request = layers.after(task, candidate, example, completions)
     return completions
 

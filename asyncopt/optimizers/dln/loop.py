@@ -17,11 +17,13 @@ from typing import Any, Protocol
 
 from asyncopt.engine import Model
 from asyncopt.errors import AsyncoptError, StudyFailed, first_error
-from asyncopt.optimizers.base import Search, Validated
+from asyncopt.evaluate import Item
+from asyncopt.optimizers.base import Search, Validated, comparable
 from asyncopt.optimizers.dln.layers import Layers, Passed, forward
 from asyncopt.optimizers.dln.options import Training
 from asyncopt.optimizers.dln.state import Progress
 from asyncopt.optimizers.history import Entry
+from asyncopt.outcomes import problems_text
 from asyncopt.tasks.task import Example, Task
 
 START = -1  # the step of the initial prompts
@@ -108,6 +110,7 @@ class Loop:
             improved = Improved(progress.current, {"skipped": "not one example of the batch could be answered"})
         if improved.candidate != progress.current:
             self.search.note(f"step {step + 1} goes on with {improved.candidate}")
+        self.search.proposals.end(step)
         report = {**improved.report, **({} if accuracy is None else {"accuracy": accuracy})}
         if not self.options.influential:
             progress = await self._settle(progress, step)
@@ -132,10 +135,13 @@ class Loop:
 
     async def _forward(self, candidate: str, step: int) -> list[Passed]:
         batch = batch_of(self.task, self.options, self.search.rng(step, "batch"))
-        passes = await forward(self.scorer, self.network.layers, self.task, candidate, batch)
-        if len(passes) < len(batch):
-            missing = len(batch) - len(passes)
-            self.search.note(f"step {step + 1}: {missing} of {len(batch)} examples could not be answered; left out")
+        lost: list[Item] = []
+        passes = await forward(self.scorer, self.network.layers, self.task, candidate, batch, lost.append)
+        if lost:
+            problems = problems_text({str(item.example): item.label for item in lost})
+            self.search.note(
+                f"step {step + 1}: {len(lost)} of {len(batch)} examples could not be answered: {problems}; left out"
+            )
         return passes
 
     # -- validation ----------------------------------------------------------------------------------------------------
@@ -184,10 +190,15 @@ class Loop:
             if validated in self._validations:
                 found = await self._validations.pop(validated)
                 await self.search.finish_validation(validated, found)
-            known = self._known(candidate)
-            score = None if known is None else known.score
+            score = self._judgement(validated, candidate)
             progress = progress.judged(score, memory=self.options.memory, tolerance=self.options.tolerance)
         return progress
+
+    def _judgement(self, step: int, candidate: str) -> float | None:
+        """The candidate's score on the validation examples, comparable with those up to this step; None without."""
+        # Not with later ones, which may or may not be there yet: what is decided depends on no latency.
+        until = {earlier: found for earlier, found in self.search.validations.items() if earlier <= step}
+        return next((one.score for one in comparable(until) if one.candidate == candidate), None)
 
 
 def accuracy_of(passes: Sequence[Passed]) -> float | None:

@@ -118,6 +118,8 @@ class Training:
         if scorer is None or proposer is None:
             missing = "--scorer (the forward model)" if scorer is None else "--proposer (the backward model)"
             raise ConfigError(f"dln needs two roles of models, and {missing} is not named; it may be the same model")
+        if task.metric is not None:
+            raise ConfigError(f"{task.name} has a metric, and dln grades by the targets; leave the metric out")
         for split in ("train", "validation"):
             if not task.fold(split):
                 raise ConfigError(f"{task.name} has no {split} examples, which dln needs; set task.{split}_ratio")

@@ -16,6 +16,8 @@ from asyncopt.optimizers.dln.roles import Case, Posterior, Templates
 from asyncopt.optimizers.rewriting import rewrite
 from asyncopt.values import Message, Prompt
 
+LONGEST = 10_000  # characters of a prompt; a server may go on for longer than it was asked to
+
 _LABEL = re.compile(r"^(?:(?:new|improved|better) )?instruction\s*:\s*", re.IGNORECASE)
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"))
 
@@ -107,7 +109,7 @@ def hidden_requests(
 
 
 def read_prompt(answer: str, stop: Sequence[str]) -> str | None:
-    """The prompt that an answer proposes; None where it proposes nothing.
+    """The prompt that an answer proposes; None where it proposes nothing, or more than ``LONGEST`` characters.
 
     The answer is cut at the first of the ``stop`` texts, which not every server knows; a quotation mark of a block, a
     label, quotation marks around the whole and unprintable characters are taken off.
@@ -117,7 +119,8 @@ def read_prompt(answer: str, stop: Sequence[str]) -> str | None:
     for opening, closing in _QUOTES:
         if len(text) > 1 and text[0] == opening and text[-1] == closing:
             text = text[1:-1]
-    return text.strip() or None
+    text = text.strip()
+    return text if 0 < len(text) <= LONGEST else None
 
 
 def read_hidden(answer: str, stop: Sequence[str]) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from asyncopt.codec import clean
+from asyncopt.optimizers.opro.domain import Reading
 from asyncopt.optimizers.opro.formats import MARKS
 from asyncopt.tasks.task import Task
 
@@ -14,23 +16,22 @@ _REFERENCE_MARK = "INS"
 _LABEL = re.compile(r"^(?:new |rewritten )?(?:instruction|variation|in other words|output)\s*:\s*", re.IGNORECASE)
 
 
-def usable(text: str, task: Task) -> str | None:
-    """The text as a candidate, or None where it is empty, too long, forbidden by the task or part of the format."""
+def usable(text: str, task: Task) -> Reading:
+    """The text as a candidate, unless it is empty, too long, forbidden by the task or part of the format."""
     text = polished(text)
-    marked = any(mark in text for mark in MARKS)
-    return None if not text or marked or _refused(text, task) else text
+    if not text:
+        return Reading(None, "empty")
+    return _read(text, task, MARKS)
 
 
-def usable_faithfully(text: str, task: Task) -> str | None:
+def usable_faithfully(text: str, task: Task) -> Reading:
     """As the reference decides: what is empty may be scored, and what has the letters ``INS`` in it may not."""
-    text = clean(text).strip().replace("**", "")
-    text = _capitalised(text)
-    return None if _REFERENCE_MARK in text or _refused(text, task) else text
+    return _read(_capitalised(clean(text).strip().replace("**", "")), task, (_REFERENCE_MARK,))
 
 
 def first_line(answer: str) -> str:
-    """The first line with anything on it, without a label and quotation marks."""
-    lines = (line.strip() for line in answer.splitlines())
+    """The first line with anything on it, words one blank apart, without a label and quotation marks."""
+    lines = (" ".join(line.split()) for line in answer.splitlines())
     return _LABEL.sub("", next((line for line in lines if line), "")).strip(" \"'“”[]")
 
 
@@ -40,8 +41,14 @@ def polished(text: str) -> str:
     return _capitalised(text)
 
 
-def _refused(text: str, task: Task) -> bool:
-    return len(text) > LONGEST or (task.forbid is not None and task.forbid.search(text) is not None)
+def _read(text: str, task: Task, marks: Iterable[str]) -> Reading:
+    if len(text) > LONGEST:
+        return Reading(None, "too long")
+    if any(mark in text for mark in marks):
+        return Reading(None, "with a mark of the format")
+    if task.forbid is not None and task.forbid.search(text):
+        return Reading(None, "forbidden by the task")
+    return Reading(text)
 
 
 def _capitalised(text: str) -> str:

@@ -24,6 +24,14 @@ class Ask:
     stop: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read out of an answer: a solution as ``text``, or None and in a few words why there is none."""
+
+    text: str | None
+    reason: str = ""
+
+
 class Domain(Protocol):
     """One kind of solution, written as text: an instruction, a pair of numbers, or a tour."""
 
@@ -33,6 +41,6 @@ class Domain(Protocol):
         """The request for a new solution, given the best so far from worst to best, out of all that is ``seen``."""
         ...
 
-    def read(self, style: Style, answer: str) -> str | None:
-        """The solution in a model's answer in its one written form, or None where there is none to be used."""
+    def read(self, style: Style, answer: str) -> Reading:
+        """The solution in a model's answer in its one written form, or why there is none to be used."""
         ...

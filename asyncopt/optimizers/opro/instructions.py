@@ -15,7 +15,7 @@ from asyncopt.optimizers.base import Seen, derived_seed
 from asyncopt.optimizers.history import Entry
 from asyncopt.optimizers.opro import formats
 from asyncopt.optimizers.opro.candidates import first_line, usable, usable_faithfully
-from asyncopt.optimizers.opro.domain import Ask, Style
+from asyncopt.optimizers.opro.domain import Ask, Reading, Style
 from asyncopt.optimizers.opro.exemplars import chosen_exemplars
 from asyncopt.optimizers.opro.options import MetaPromptOptions
 from asyncopt.tasks.task import Task
@@ -67,10 +67,10 @@ class InstructionDomain:
         prompt: Prompt = packaged(formats.PROMPTS, "induction.j2")(exemplars=[train[place] for place in sorted(places)])
         return prompt
 
-    def read(self, style: Style, answer: str) -> str | None:
+    def read(self, style: Style, answer: str) -> Reading:
         if style != "meta-prompt":
             return usable(first_line(answer), self._task)
         text = formats.read(self._options, self._task, answer)
         if text is None:
-            return None
+            return Reading(None, "without the marks of a proposal")
         return (usable_faithfully if self._options.faithful else usable)(text, self._task)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
 from asyncopt import codec
 from asyncopt.engine import Model
-from asyncopt.errors import CallFailed, ConfigError, EndpointRefused, QuotaExhausted
+from asyncopt.errors import CallFailed, ConfigError, EndpointUnusable
 from asyncopt.optimizers.base import AnyTask, Search, Seen, derived_seed
-from asyncopt.optimizers.opro.domain import STYLES, Ask, Domain, Style
+from asyncopt.optimizers.opro.domain import STYLES, Ask, Domain, Reading, Style
 from asyncopt.optimizers.opro.instructions import InstructionDomain
 from asyncopt.optimizers.opro.options import MetaPromptOptions
 from asyncopt.optimizers.opro.pairs import PairDomain
@@ -28,19 +29,21 @@ _NOTED = 100  # characters of an answer that held nothing usable
 class _Answers:
     """Counts the proposer's answers that held nothing usable, and says so once they are all of a step's, or at the end.
 
-    One line for each would hide everything else where a small model proposes.
+    One line for each would hide everything else where a small model proposes; the trace has them all.
     """
 
     def __init__(self, search: Search, first: int) -> None:
         self._search = search
         self._first = first
         self._asked = self._unusable = self._noted = 0
+        self._reasons: Counter[str] = Counter()
         self._last = ""
 
-    def count(self, answer: str, *, usable: bool) -> None:
+    def count(self, answer: str, reading: Reading) -> None:
         self._asked += 1
-        if not usable:
+        if reading.text is None:
             self._unusable += 1
+            self._reasons[reading.reason] += 1
             self._last = answer
         if self._asked == self._unusable == self._first:
             self.sum_up()
@@ -49,8 +52,9 @@ class _Answers:
         if self._unusable > self._noted:
             self._noted = self._unusable
             last = codec.printable(self._last, _NOTED) or "nothing"
-            counts = f"{self._unusable} of {self._asked}"
-            self._search.note(f"{counts} answers of the proposer held no usable solution; the last one said: {last}")
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self._reasons.most_common())
+            counts = f"{self._unusable} of {self._asked} answers of the proposer held no usable solution ({reasons})"
+            self._search.note(f"{counts}; the last one said: {last}")
 
 
 @dataclass(frozen=True)
@@ -144,13 +148,16 @@ class OPRO(Overlap, MetaPromptOptions):
             answer = await self._answer(search, proposer, ask, step, index, f"propose{again}")
             if answer is None:
                 return None
-            candidate = domain.read(style, answer)
+            reading = domain.read(style, answer)
             prompt = [[message.role, message.content] for message in Generate.of(ask.prompt).prompt]
             place = {"step": step, "index": index, "attempt": attempt, "source": style}
-            search.trace("proposal", {**place, "prompt": prompt, "answer": answer, "candidate": candidate})
-            answers.count(answer, usable=candidate is not None)
-            if candidate is not None:
-                return candidate, style
+            known = reading.text is not None and reading.text in seen.history
+            rejected = "tried before" if known else reading.reason
+            said = {"answer": answer, "candidate": reading.text, "rejected": rejected}
+            search.trace("proposal", {**place, "prompt": prompt, **said})
+            answers.count(answer, reading)
+            if reading.text is not None:
+                return reading.text, style
         return None
 
     async def _answer(
@@ -168,11 +175,12 @@ class OPRO(Overlap, MetaPromptOptions):
         )
         try:
             completion = await proposer.submit(Generate.of(ask.prompt, sampling), priority=Priority.PROPOSE)
-        except (EndpointRefused, QuotaExhausted):
+        except EndpointUnusable:
             raise
         except CallFailed as error:
-            search.note(f"step {step + 1}: a proposal was lost ({error})")
+            search.proposals.lost(step, error)
             return None
+        search.proposals.came(step)
         return completion.text
 
     def _temperature(self, step: int) -> float:

@@ -8,7 +8,7 @@ from random import Random
 
 from asyncopt.optimizers.base import Seen
 from asyncopt.optimizers.history import Entry
-from asyncopt.optimizers.opro.domain import Ask, Style
+from asyncopt.optimizers.opro.domain import Ask, Reading, Style
 from asyncopt.tasks.linear_regression import format_pair, parse_pair
 from asyncopt.templates import packaged
 
@@ -29,6 +29,6 @@ class PairDomain:
                 history.append({"w": int(pair[0]), "b": int(pair[1]), "value": int(entry.score)})
         return Ask(packaged("asyncopt.optimizers.opro.prompts", "pairs.j2")(history=history), _GRAMMAR)
 
-    def read(self, style: Style, answer: str) -> str | None:
+    def read(self, style: Style, answer: str) -> Reading:
         pair = parse_pair(answer)
-        return None if pair is None else format_pair(round(pair[0]), round(pair[1]))
+        return Reading(None, "no pair") if pair is None else Reading(format_pair(round(pair[0]), round(pair[1])))

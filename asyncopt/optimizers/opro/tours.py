@@ -7,7 +7,7 @@ from random import Random
 
 from asyncopt.optimizers.base import Seen
 from asyncopt.optimizers.history import Entry
-from asyncopt.optimizers.opro.domain import Ask, Style
+from asyncopt.optimizers.opro.domain import Ask, Reading, Style
 from asyncopt.tasks.tours import format_tour, parse_tour
 from asyncopt.tasks.tsp import TSP
 from asyncopt.templates import packaged
@@ -29,6 +29,6 @@ class TourDomain:
         render = packaged("asyncopt.optimizers.opro.prompts", "tours.j2")
         return Ask(render(points=self._task.points, history=history), self._grammar)
 
-    def read(self, style: Style, answer: str) -> str | None:
+    def read(self, style: Style, answer: str) -> Reading:
         tour = parse_tour(answer, self._task.nodes)
-        return None if tour is None else format_tour(tour)
+        return Reading(None, "no tour") if tour is None else Reading(format_tour(tour))
