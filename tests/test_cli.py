@@ -260,8 +260,33 @@ def test_a_budget_ends_a_run_with_3_and_a_larger_one_goes_on(
     before = len(server.ledger())
     done = call(environment, *run, "--budget", "calls=40", expect=3)
     assert "40 calls" in done.stderr
+    assert f"asyncopt resume {place}" in done.stderr
     assert len(server.ledger()) - before <= 40
     assert last_line(call(environment, "resume", place, "--budget", "calls=10000", "--json"))["steps"] == 3
+
+
+def test_a_child_begins_with_the_finished_steps_of_its_parent(
+    server: Server, environment: dict[str, str], tmp_path: Path
+) -> None:
+    parent, child = str(tmp_path / "parent"), str(tmp_path / "child")
+    call(environment, "run", "capital", *on(server), "--steps", "2", "--limit", "8", "--directory", parent)
+    refused = call(environment, "resume", parent, "--steps", "3", expect=2).stderr
+    assert "--fork CHILD" in refused
+    done = last_line(call(environment, "resume", parent, "--fork", child, "--steps", "3", "--wait", "--json"))
+    assert done["steps"] == 3
+    shared = [(Path(one) / "journal.jsonl").read_bytes().count(b'"ev":"step"') for one in (parent, child)]
+    assert shared == [3, 4]  # the starting points count as a step
+    assert "holds a run" in call(environment, "resume", parent, "--fork", child, "--steps", "4", expect=2).stderr
+
+
+def test_another_configuration_is_refused_with_the_difference_and_the_way_out(
+    server: Server, environment: dict[str, str], tmp_path: Path
+) -> None:
+    run = ["run", "capital", *on(server), "--limit", "8", "--directory", str(tmp_path / "run")]
+    call(environment, *run, "--steps", "1")
+    refused = call(environment, *run, "--steps", "2", expect=2).stderr
+    assert "optimizer.steps was 1, is 2" in refused
+    assert "--fork" in refused
 
 
 def test_a_directory_in_use_is_refused_with_5(environment: dict[str, str], tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+LONGEST_ERROR = 2000  # characters; some have a server's words, or a file's
+
 
 def main() -> None:
     """Run the command line; errors of this package end it with their message and exit code, never a traceback."""
@@ -12,17 +14,20 @@ def main() -> None:
     except KeyboardInterrupt:  # before the run has taken the signals over
         print("asyncopt: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        sys.stderr.close()
-        sys.exit(1)
 
 
 def _main() -> None:
     from asyncopt.cli.app import app
+    from asyncopt.cli.signals import flush_outputs, guard_outputs
+    from asyncopt.codec import printable
+    from asyncopt.endpoints.secret import redact_patterns
     from asyncopt.errors import AsyncoptError
 
+    guard_outputs()
     try:
         app()
     except AsyncoptError as error:
-        print(f"asyncopt: {error}", file=sys.stderr)
+        print(f"asyncopt: {printable(redact_patterns(str(error)), LONGEST_ERROR)}", file=sys.stderr)
         sys.exit(error.exit_code)
+    finally:
+        flush_outputs()

@@ -12,6 +12,11 @@ app = typer.Typer(
     help="Optimize prompts, numbers and tours with language models: quotas kept full, nothing paid twice.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    epilog=(
+        "Exit codes: 0 done; 1 failed, or examples have no score; 2 wrong input; 3 stopped by a budget, a quota, a "
+        "dead endpoint or a full disk (resume goes on); 4 key or model refused; 5 directory in use or damaged; "
+        "129, 130, 141 or 143 stopped by a signal or a closed pipe (resume goes on)."
+    ),
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -26,6 +31,7 @@ app.add_typer(models_app, name="models")
 
 Json = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
 BudgetOption = Annotated[str | None, typer.Option(help="Limits, such as calls=2000,usd=1.5,tokens=...,seconds=...")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Wait for a daily quota, for hours if need be.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: a.b=c. May be given several times.")]
 
 
@@ -48,6 +54,7 @@ def run(
     trace: Annotated[
         bool, typer.Option("--trace", help="Keep every meta-prompt and every answer in trace.jsonl.")
     ] = False,
+    wait: WaitOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it may take.")] = False,
     json: Json = False,
 ) -> None:
@@ -70,7 +77,7 @@ def run(
     if sweep_path(task) is not None:
         seeds = None if flags.pop("seed") is None else str(seed)
         options = {"base_url": base_url, "settings": settings or [], "seeds": seeds}
-        begin(task, flags, options, directory, budget, dry_run=dry_run, json=json)
+        begin(task, flags, options, directory, budget, dry_run=dry_run, json=json, wait=wait)
         return
     config = settle(task, flags, base_url, budget, settings or [])
     if dry_run:
@@ -78,27 +85,38 @@ def run(
 
         tell([config], json=json)
     else:
-        from asyncopt.cli.run import run_study
+        from asyncopt.cli.run import Manner, run_study
 
-        run_study(config, directory, json=json)
+        run_study(config, directory, json=json, manner=Manner(wait=wait))
 
 
 @app.command()
 def resume(
     directory: Annotated[Path, typer.Argument(help="The directory of a run or a sweep.")],
+    fork: Annotated[Path | None, typer.Option(help="Begin another run here with its finished steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="With --fork: how many steps the other run has.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="With --fork: any setting of it, a.b=c.")] = None,
     budget: BudgetOption = None,
+    wait: WaitOption = False,
     json: Json = False,
 ) -> None:
     """Go on with a run, or a sweep, that was stopped; what it has paid for is not paid again."""
-    from asyncopt.cli.run import run_study
+    from asyncopt.cli.run import Manner, run_study
     from asyncopt.cli.settings import settle_resumed
     from asyncopt.cli.sweep import resume_sweep
+    from asyncopt.errors import ConfigError
     from asyncopt.sweep import is_sweep
 
+    if fork is None and (steps is not None or settings):
+        raise ConfigError("with other settings it would be another run; name its directory with --fork CHILD")
     if is_sweep(directory):
-        resume_sweep(directory, budget, json=json)
+        if fork is not None:
+            raise ConfigError(f"{directory} is a sweep; --fork takes the directory of one of its runs")
+        resume_sweep(directory, budget, json=json, wait=wait)
         return
-    run_study(settle_resumed(directory, budget), directory, json=json)
+    config = settle_resumed(directory, budget, steps=steps, settings=settings or [])
+    manner = Manner(parent=None if fork is None else directory, wait=wait)
+    run_study(config, fork or directory, json=json, manner=manner)
 
 
 @app.command()
@@ -118,6 +136,7 @@ def sweep(
     settings: SetOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask the model again, whatever was answered.")] = False,
     mode: Annotated[str | None, typer.Option(help="parallel, or faithful to the paper's code in every draw.")] = None,
+    wait: WaitOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what all studies may take.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="List the ready sweeps: the paper's experiments.")] = False,
     json: Json = False,
@@ -138,7 +157,7 @@ def sweep(
         "mode": mode,
     }
     options = {"base_url": base_url, "settings": settings or [], "tasks": tasks, "seeds": seeds, "studies": studies}
-    begin(name, flags, options, directory, budget, dry_run=dry_run, json=json)
+    begin(name, flags, options, directory, budget, dry_run=dry_run, json=json, wait=wait)
 
 
 @app.command()
@@ -148,10 +167,10 @@ def replay(
     json: Json = False,
 ) -> None:
     """Make the decisions of a run again, in their order and on what they saw; fails where the history differs."""
-    from asyncopt.cli.run import run_study
+    from asyncopt.cli.run import Manner, run_study
     from asyncopt.cli.settings import settle_resumed
 
-    run_study(settle_resumed(recorded, None), directory, json=json, replay=recorded)
+    run_study(settle_resumed(recorded, None), directory, json=json, manner=Manner(replay=recorded))
 
 
 @app.command("eval")
@@ -177,6 +196,7 @@ def evaluate(
     budget: BudgetOption = None,
     settings: SetOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Ask the model again, whatever was answered.")] = False,
+    wait: WaitOption = False,
     json: Json = False,
 ) -> None:
     """Score given instructions, each on the same examples, and compare every one with the first.
@@ -198,7 +218,7 @@ def evaluate(
     way = Baseline(baseline, shots, shots_by)
     given = read_instructions(instructions or [], file, run or [], way.instructions)
     config = settle(task, flags, base_url, budget, settings or [])
-    evaluate_given(config, given, fold, out, min_score, json=json, baseline=way)
+    evaluate_given(config, given, fold, out, min_score, json=json, baseline=way, wait=wait)
 
 
 @app.command()
@@ -217,6 +237,18 @@ def show(
         show(directory, json=json)
     else:
         show_against(directory, against, json=json)
+
+
+@app.command()
+def doctor(
+    directory: Annotated[Path | None, typer.Argument(help="The directory of a run; without, this machine.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be, and keep what was there aside.")] = False,
+    json: Json = False,
+) -> None:
+    """Say what is wrong with a run's directory, or with this machine's set-up, and what to do about it."""
+    from asyncopt.cli.doctor import doctor as examine
+
+    examine(directory, repair, json)
 
 
 @tasks_app.command("ls")

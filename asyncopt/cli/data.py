@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from asyncopt import codec
-from asyncopt.cli.run import run_in_loop
+from asyncopt.cli.signals import run_in_loop
 from asyncopt.download import download
 from asyncopt.tasks.datasets import DATASETS, DataSet, files_named
 from asyncopt.tasks.sources import PublishedFile, default_folder

@@ -16,7 +16,8 @@ from asyncopt.baselines import CHOICES, FIRST_WORDS, FewShot, chain_of_thought, 
 from asyncopt.cli.display import PLAIN_SECONDS, Display, choose_display
 from asyncopt.cli.items import make_folder, write_files
 from asyncopt.cli.models import check_model, open_models, start_local_servers
-from asyncopt.cli.run import cache_path, run_in_loop
+from asyncopt.cli.run import cache_path
+from asyncopt.cli.signals import Stop, run_in_loop
 from asyncopt.cli.summary import Attribution, attribution_lines, share
 from asyncopt.config import Config
 from asyncopt.directory import read_journal
@@ -140,6 +141,7 @@ def evaluate_given(
     *,
     json: bool,
     baseline: Baseline = Baseline(),
+    wait: bool = False,
 ) -> None:
     """Evaluate and show the scores; exits with 1 where items have none or an instruction is below ``min_score``."""
     task, scorer = _task(config), config.models.scorer
@@ -153,11 +155,14 @@ def evaluate_given(
     task, program = baseline.applied(task, config.seed)
     display = choose_display(json=json)
     ended: list[Ended] = []
+    stop = Stop()
 
     async def main() -> None:
-        ended.append(await _evaluate(config, task, program, instructions, folds[fold], display))
+        engine = Engine(cache=cache_path(config), observers=[display], wait=wait)
+        stop.watch(engine)
+        ended.append(await _evaluate(config, task, program, instructions, folds[fold], display, engine))
 
-    stopped = run_in_loop(main)
+    stopped = run_in_loop(main, stop)
     if stopped is not None:
         kept = "what was answered is in the cache, and is not asked again" if config.use_cache else "nothing was kept"
         print(f"asyncopt: stopped; {kept}", file=sys.stderr)
@@ -183,11 +188,17 @@ def _task(config: Config) -> Task:
 
 
 async def _evaluate(
-    config: Config, task: Task, program: Program, instructions: Sequence[str], fold: Fold, display: Display
+    config: Config,
+    task: Task,
+    program: Program,
+    instructions: Sequence[str],
+    fold: Fold,
+    display: Display,
+    engine: Engine,
 ) -> Ended:
     async with AsyncExitStack() as stack:
         servers = await start_local_servers(config, stack, cache_folder() / "local.log", display.line)
-        engine = await stack.enter_async_context(Engine(cache=cache_path(config), observers=[display]))
+        await stack.enter_async_context(engine)
         models = await open_models(config, engine, servers)
         model, examples = models["scorer"], len(task.fold(fold))
         display.line(f"{task.name}, {fold}: {examples} examples, {len(instructions)} instructions, {model.name}")
@@ -240,7 +251,7 @@ def _lines(assessment: Assessment, attributions: Sequence[Attribution]) -> list[
     cost = "" if not assessment.usd else f", ${assessment.usd:.4f}"
     how = assessment.how and f": {assessment.how}"
     return [
-        f"{assessment.task.name}, {assessment.fold}, {assessment.model}{how}",
+        codec.printable(f"{assessment.task.name}, {assessment.fold}, {assessment.model}{how}", 400),
         "",
         *(_score_line(assessed) for assessed in assessment.scores()),
         *(["", *comparisons] if comparisons else []),
@@ -252,9 +263,13 @@ def _lines(assessment: Assessment, attributions: Sequence[Attribution]) -> list[
 
 
 def _score_line(assessed: Assessed) -> str:
-    missing = f", {assessed.unscored} without a score" if assessed.unscored else ""
+    missing = f", {assessed.unscored} without a score ({_counted(assessed)})" if assessed.unscored else ""
     text = codec.printable(assessed.instruction, 160) or "(empty)"
     return f"{assessed.number:3}  {share(assessed.measured)}{missing}  {text}"
+
+
+def _counted(assessed: Assessed) -> str:
+    return ", ".join(f"{count} {name}" for name, count in assessed.problems.items())
 
 
 def _comparison_line(comparison: Comparison) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,6 @@ from asyncopt.files import write_atomically
 CSV, JSONL, SUMMARY = "items.csv", "items.jsonl", "summary.json"
 
 _COLUMNS = [field.name for field in fields(Row)]
-_FORMULA = frozenset("=+-@＝＋－＠")
-_BREAK = frozenset("\t\r\n")
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 def make_folder(folder: Path) -> None:
@@ -51,16 +47,5 @@ def write_files(folder: Path, assessment: Assessment) -> None:
 
 def _cell(value: Any) -> str:
     if isinstance(value, str):
-        return harmless(codec.clean(value))
+        return codec.csv_cell(value)
     return "" if value is None else f"{value:g}"
-
-
-def harmless(text: str) -> str:
-    """The text as a cell that no spreadsheet takes for a formula: with an apostrophe before it where one might.
-
-    Models and data sets write these cells, and ``=HYPERLINK(...)`` would be run by whoever opens the file. Numbers such
-    as -5 stay as they are. The JSON lines have every text unchanged.
-    """
-    seen = next((char for char in text if char.isprintable() and not char.isspace()), "")
-    risky = seen in _FORMULA or text[:1] in _BREAK
-    return f"'{text}" if risky and not _NUMBER.fullmatch(text) else text

@@ -11,10 +11,12 @@ from pathlib import Path
 from asyncopt.config import Config, ModelConfig
 from asyncopt.endpoints.http import HttpEndpoint, stated_identity
 from asyncopt.endpoints.llamacpp import LlamaChat
+from asyncopt.endpoints.protocol import Endpoint
 from asyncopt.endpoints.providers import as_completions, key_variable, provider
 from asyncopt.engine import Engine, Model
 from asyncopt.errors import ConfigError
 from asyncopt.local import KEEPALIVE_SECONDS, LocalServer, is_local
+from asyncopt.local.lasting import LastingEndpoint, LastingServer
 from asyncopt.values import Price
 
 
@@ -48,25 +50,25 @@ def key_of(wanted: ModelConfig) -> str | None:
 
 async def start_local_servers(
     config: Config, stack: AsyncExitStack, log: Path, progress: Callable[[str], None]
-) -> dict[str, LocalServer]:
+) -> dict[str, LastingServer]:
     """The embedded models that this run needs, each served once; they end with the stack."""
-    servers: dict[str, LocalServer] = {}
+    servers: dict[str, LastingServer] = {}
     for wanted in roles(config).values():
         if is_local(wanted.model) and wanted.model not in servers:
             log.parent.mkdir(parents=True, exist_ok=True)
-            server = LocalServer(wanted.model, threads=wanted.threads, log=log, progress=progress)
+            server = LastingServer(wanted.model, threads=wanted.threads, log=log, progress=progress)
             servers[wanted.model] = await stack.enter_async_context(server)
     return servers
 
 
-async def open_models(config: Config, engine: Engine, servers: Mapping[str, LocalServer]) -> dict[str, Model]:
+async def open_models(config: Config, engine: Engine, servers: Mapping[str, LastingServer]) -> dict[str, Model]:
     """The models by role."""
-    endpoints = {name: _local_endpoint(server) for name, server in servers.items()}
+    endpoints = {name: LastingEndpoint(server, local_endpoint) for name, server in servers.items()}
     models = {}
     for role, wanted in roles(config).items():
         quota, price = wanted.quota, wanted.price
         if wanted.model in servers:
-            endpoint = endpoints[wanted.model]
+            endpoint: Endpoint = endpoints[wanted.model]
             quota = replace(quota, concurrency=quota.concurrency or servers[wanted.model].slots)
             price = price or Price()
         else:
@@ -77,7 +79,8 @@ async def open_models(config: Config, engine: Engine, servers: Mapping[str, Loca
     return models
 
 
-def _local_endpoint(server: LocalServer) -> HttpEndpoint:
+def local_endpoint(server: LocalServer) -> HttpEndpoint:
+    """The endpoint of an embedded model at the address that it has now."""
     return HttpEndpoint(
         server.base_url,
         server.api_key,

@@ -16,7 +16,7 @@ from typing import Any
 from asyncopt import codec
 from asyncopt.cli.columns import aligned
 from asyncopt.cli.models import check_model, key_of
-from asyncopt.cli.run import run_in_loop
+from asyncopt.cli.signals import run_in_loop
 from asyncopt.config import ModelConfig
 from asyncopt.endpoints.http import HttpEndpoint, stated_identity
 from asyncopt.endpoints.openai import OpenAIChat

@@ -2,79 +2,74 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from asyncopt import codec
 from asyncopt.cli.display import Display, choose_display
 from asyncopt.cli.models import check_model, open_models, roles, start_local_servers
+from asyncopt.cli.signals import Stop, run_in_loop
 from asyncopt.config import Config
-from asyncopt.directory import RANDOM
+from asyncopt.directory import MANIFEST, RANDOM, fork
 from asyncopt.engine import Engine, Model
+from asyncopt.errors import AsyncoptError
 from asyncopt.events import Observer
 from asyncopt.files import cache_folder, write_atomically
-from asyncopt.limits.descriptors import raise_limit
-from asyncopt.loops import loop_factory
 from asyncopt.optimizers import RandomSearch
 from asyncopt.optimizers.base import AnyTask
 from asyncopt.result import Result
 from asyncopt.study import Study
 from asyncopt.tasks.task import Task
 
+_RESUMABLE = (3, 4)  # exit codes after which the same run can go on: with more money, time or room, or with another key
 
-def run_study(config: Config, directory: Path | None, *, json: bool, replay: Path | None = None) -> None:
-    """Run to the end and show the result; exits with 1 if examples have no score, 130 or 143 when interrupted.
 
-    ``replay`` is the directory of a run whose decisions are to be made again.
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What the command line wants of a run beside its configuration.
+
+    ``replay`` is the directory of a run whose decisions are to be made again, ``parent`` that of one whose finished
+    steps it begins with; with ``wait`` a daily quota is waited for.
     """
+
+    replay: Path | None = None
+    parent: Path | None = None
+    wait: bool = False
+
+
+def run_study(config: Config, directory: Path | None, *, json: bool, manner: Manner = Manner()) -> None:
+    """Run to the end and show the result; exits with 1 if examples have no score, above 128 when interrupted."""
     task = config.load_task()
     for model in roles(config).values():
         check_model(model)
     place = directory or new_directory(f"{Path(task.name).stem}-{config.optimizer.name}")
     display = choose_display(json=json)
-    stopped = run_in_loop(partial(_run, config, task, place, display, replay))
+    stop = Stop()
+    try:
+        stopped = run_in_loop(partial(_run, config, task, place, display, manner, stop), stop)
+    except AsyncoptError as error:
+        if error.exit_code in _RESUMABLE:
+            print(f"asyncopt: {how_to_go_on(place)}", file=sys.stderr)
+        raise
     if stopped is not None:
-        print(f"asyncopt: stopped; go on with: asyncopt resume {place}", file=sys.stderr)
+        print(f"asyncopt: stopped; {how_to_go_on(place)}", file=sys.stderr)
         sys.exit(128 + stopped)
     if display.unscored:
         print(f"asyncopt: {display.unscored} examples of the instructions compared have no score", file=sys.stderr)
         sys.exit(1)
 
 
-def run_in_loop(main: Callable[[], Coroutine[Any, Any, None]]) -> signal.Signals | None:
-    """Run the coroutine on uvloop where there is one; the signal that cancelled it, if one did."""
-    received: list[signal.Signals] = []
-
-    async def guarded() -> None:
-        task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-
-        def stop(number: signal.Signals) -> None:
-            received.append(number)
-            if task is not None:
-                task.cancel()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with suppress(NotImplementedError):  # Windows has no handlers on the loop; Ctrl-C still raises there
-                loop.add_signal_handler(number, stop, number)
-        await main()
-
-    raise_limit()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        try:
-            runner.run(guarded())
-        except asyncio.CancelledError:
-            if not received:
-                raise
-    return received[0] if received else None
+def how_to_go_on(place: Path) -> str:
+    """What to do with a run that was stopped, for people."""
+    if (place / MANIFEST).exists():
+        return f"go on with: asyncopt resume {place}"
+    return "nothing was begun; start it again"
 
 
 def new_directory(title: str) -> Path:
@@ -84,15 +79,20 @@ def new_directory(title: str) -> Path:
     return Path("runs") / f"{stamp}-{slug}-{secrets.token_hex(2)}"
 
 
-async def _run(config: Config, task: AnyTask, place: Path, display: Display, replay: Path | None) -> None:
+async def _run(config: Config, task: AnyTask, place: Path, display: Display, manner: Manner, stop: Stop) -> None:
     async with AsyncExitStack() as stack:
         # Servers first, so that the engine is closed before they are: a call in flight never sees its server die.
         servers = await start_local_servers(config, stack, place / "local.log", display.line)
         display.servers = list(servers.values())
-        engine = await stack.enter_async_context(Engine(cache=cache_path(config), observers=[display]))
+        engine = Engine(cache=cache_path(config), observers=[display], wait=manner.wait)
+        await stack.enter_async_context(engine)
+        stop.watch(engine)
         models = await open_models(config, engine, servers)
-        study = study_of(config, task, models, place, display, replay)
+        study = study_of(config, task, models, place, display, manner.replay)
         async with display.showing(study, engine, place):
+            if manner.parent is not None:
+                steps = fork(manner.parent, place, study.subject(), config.to_plain())
+                display.line(f"{place} begins with the {steps} finished steps of {manner.parent}")
             result = await study.run()
             baseline = await baseline_of(study)
     display.result(result, baseline, place)

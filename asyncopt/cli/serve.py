@@ -17,7 +17,7 @@ _OF_STUDIES = {"settings": "--set", "repeat": "--repeat"}  # options that mean n
 def serve_local(model: str, threads: int | None) -> None:
     """Serve the embedded model; one JSON line on stdout has its address and key."""
     from asyncopt.cli.models import check_model
-    from asyncopt.cli.run import run_in_loop
+    from asyncopt.cli.signals import run_in_loop
     from asyncopt.config import ModelConfig
     from asyncopt.local import is_local
 

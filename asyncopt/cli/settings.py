@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,20 @@ def settle(
     return check(tables, task if task.endswith(".toml") else source)
 
 
-def settle_resumed(directory: Path, budget: str | None) -> Config:
-    """The configuration that a run was started with, under another budget if one is given."""
+def settle_resumed(
+    directory: Path, budget: str | None, *, steps: int | None = None, settings: Sequence[str] = ()
+) -> Config:
+    """The configuration that a run was started with, under another budget if one is given.
+
+    With ``steps`` or ``settings`` it is that of another run, which may begin with the steps of this one.
+    """
     manifest = read_json(directory / MANIFEST)
     saved = manifest.get("config")
     if not isinstance(saved, dict) or not saved:
         raise ConfigError(f"{directory} was not started from the command line; resume it with the same Study")
     layers = [saved] if budget is None else [saved, {"budget": parse_budget(budget)}]
+    layers += [_nested("optimizer.steps", steps)] if steps is not None else []
+    layers += [parse_setting(setting) for setting in settings]
     if _text(saved, "task", "name") == "linear-regression" and "options" not in task_stated(manifest.get("subject")):
         # An older version, to which the seed was not the repetition: that was 0 where it was not stated.
         layers.insert(0, {"task": {"repetition": 0}})

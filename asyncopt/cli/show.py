@@ -13,6 +13,7 @@ from asyncopt.cli.summary import summary_lines
 from asyncopt.directory import MANIFEST, read_journal, read_json
 from asyncopt.errors import JournalDamaged
 from asyncopt.journal import Record
+from asyncopt.outcomes import problems_text
 from asyncopt.result import result_of
 from asyncopt.sweep import read_random
 from asyncopt.tasks import catalogue
@@ -53,7 +54,8 @@ def _title(manifest: dict[str, Any], directory: Path) -> str:
     try:
         subject = manifest["subject"]
         models = ", ".join(f"{role} {model['name']}" for role, model in subject["models"].items())
-        return f"{subject['task']['name']} with {subject['optimizer']['name']}, seed {subject['seed']}, {models}"
+        what = f"{subject['task']['name']} with {subject['optimizer']['name']}, seed {subject['seed']}, {models}"
+        return codec.printable(what, 400)
     except (KeyError, TypeError, AttributeError):
         raise JournalDamaged(f"{directory / MANIFEST} is damaged; restore it from a copy") from None
 
@@ -82,8 +84,7 @@ def _show_row(row: dict[str, Any]) -> None:
 
 def _show_validated(row: dict[str, Any]) -> None:
     score = "-" if row["score"] is None else f"{row['score']:.4g}"
-    remark = "" if row["complete"] else " (some examples missing)"
-    print(f"      {score:>8}  validation   {codec.printable(row['candidate'], 160)}{remark}")
+    print(f"      {score:>8}  validation   {codec.printable(row['candidate'], 160)}{_missing(row)}")
 
 
 def _remark(row: dict[str, Any]) -> str:
@@ -91,7 +92,14 @@ def _remark(row: dict[str, Any]) -> str:
         return f" (stopped after {row['stopped']} examples)"
     if row.get("provisional"):
         return f" (so far, on {row['examples']} examples)"
-    return "" if row["complete"] else " (some examples missing)"
+    return _missing(row)
+
+
+def _missing(row: dict[str, Any]) -> str:
+    if row["complete"]:
+        return ""
+    problems = problems_text(row.get("problems", {}))
+    return f" (partial, on {row['examples']} examples{': ' + problems if problems else ''})"
 
 
 def list_tasks(*, json: bool) -> None:

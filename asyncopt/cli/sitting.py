@@ -9,12 +9,13 @@ from contextlib import AsyncExitStack
 from asyncopt import codec
 from asyncopt.cli.models import open_models, roles, start_local_servers
 from asyncopt.cli.run import baseline_of, cache_path, study_of
+from asyncopt.cli.signals import Stop
 from asyncopt.cli.sweep_display import NotesOf, SweepDisplay
 from asyncopt.config import Config, ModelConfig, ModelsConfig
 from asyncopt.engine import Engine, Model
 from asyncopt.errors import BudgetExhausted
 from asyncopt.limits.budget import Account
-from asyncopt.local import LocalServer
+from asyncopt.local.lasting import LastingServer
 from asyncopt.optimizers.base import AnyTask
 from asyncopt.repetitions import ended_json, results_csv, summary_json
 from asyncopt.study import Study
@@ -32,23 +33,33 @@ class Sitting:
     """Runs the studies of a sweep; what they came to is in ``ended``."""
 
     def __init__(
-        self, sweep: Sweep, tasks: Mapping[str, AnyTask], kept: SweepDirectory, total: Account, *, json: bool
+        self,
+        sweep: Sweep,
+        tasks: Mapping[str, AnyTask],
+        kept: SweepDirectory,
+        total: Account,
+        *,
+        json: bool,
+        wait: bool,
     ) -> None:
         self.sweep = sweep
         self.place = kept.path
         self._tasks = tasks
         self._kept = kept
         self._total = total
+        self._wait = wait
         self._display = SweepDisplay(sweep, total, json=json)
         self._studies: dict[str, Study] = {}
         self.ended: list[Ended] = []
 
-    async def run(self) -> None:
+    async def run(self, stop: Stop) -> None:
         """Run all studies, and keep and show what they came to."""
         config = self.sweep.planned[0].config
         async with AsyncExitStack() as stack:
             servers = await self._serve(stack)
-            engine = await stack.enter_async_context(Engine(cache=cache_path(config), observers=[self._display]))
+            engine = Engine(cache=cache_path(config), observers=[self._display], wait=self._wait)
+            await stack.enter_async_context(engine)
+            stop.watch(engine)
             models = {wanted: await _opened(wanted, config, engine, servers) for wanted in models_of(self.sweep)}
             for one in self.sweep.planned:
                 self._studies[one.name] = self._study(one, models)
@@ -57,8 +68,8 @@ class Sitting:
             self._keep()
             self._display.results(self.ended, self.place)
 
-    async def _serve(self, stack: AsyncExitStack) -> dict[str, LocalServer]:
-        servers: dict[str, LocalServer] = {}
+    async def _serve(self, stack: AsyncExitStack) -> dict[str, LastingServer]:
+        servers: dict[str, LastingServer] = {}
         for wanted in models_of(self.sweep):
             if wanted.model not in servers:
                 alone = _alone(wanted, self.sweep.planned[0].config)
@@ -102,5 +113,5 @@ def _alone(wanted: ModelConfig, config: Config) -> Config:
     return config.model_copy(update={"models": ModelsConfig(scorer=wanted)})
 
 
-async def _opened(wanted: ModelConfig, config: Config, engine: Engine, servers: Mapping[str, LocalServer]) -> Model:
+async def _opened(wanted: ModelConfig, config: Config, engine: Engine, servers: Mapping[str, LastingServer]) -> Model:
     return (await open_models(_alone(wanted, config), engine, servers))["scorer"]

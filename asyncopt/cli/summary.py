@@ -9,6 +9,7 @@ from pathlib import Path
 from asyncopt import codec
 from asyncopt.cli.show_network import prompts_in
 from asyncopt.dispatch import Dispatcher
+from asyncopt.outcomes import unscored_text
 from asyncopt.result import Measured, Result, Scored
 from asyncopt.values import Dimension
 
@@ -84,15 +85,27 @@ def summary_lines(
     else:
         lines += _instruction_lines(result)
     cost = "" if not result.usd else f", ${result.usd:.4f}"
+    if result.possibly_billed_tokens:
+        cost += f", up to {result.possibly_billed_tokens} more tokens may be billed that brought no answer"
     cpu = "" if local_cpu is None else f", {local_cpu:.0f} CPU-seconds of the embedded model"
     stopped = f", {result.stopped} candidates stopped early" if result.stopped else ""
     lines += [
         "",
         f"{result.steps} steps, {result.calls} calls, {result.cache_hits} cache hits, {result.tokens} tokens{cost}, "
         f"{result.seconds:.1f} s{cpu}{stopped}",
+        *_outcome_lines(result),
         *attribution_lines(attributions),
         f"asyncopt show {place}",
     ]
+    return lines
+
+
+def _outcome_lines(result: Result) -> list[str]:
+    """What has no score, and what was never proposed; nothing where all is well."""
+    unscored = unscored_text(result.outcomes or {})
+    lines = [f"of {sum((result.outcomes or {}).values())} examples asked: {unscored}"] if unscored else []
+    if result.lost_proposals:
+        lines.append(f"{result.lost_proposals} proposals lost")
     return lines
 
 
@@ -113,7 +126,8 @@ def _instruction_lines(result: Result) -> list[str]:
 
 
 def _origin(scored: Scored) -> str:
-    return "a starting point" if scored.step < 0 else f"step {scored.step + 1}, {scored.source}"
+    origin = "a starting point" if scored.step < 0 else f"step {scored.step + 1}, {scored.source}"
+    return f"{origin}; partial: some training examples have no score" if scored.partial else origin
 
 
 def share(measured: Measured | None) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from asyncopt import codec, configs
 from asyncopt.cli.dry_run import dry_run as tell
 from asyncopt.cli.models import check_model
-from asyncopt.cli.run import new_directory, run_in_loop
+from asyncopt.cli.run import new_directory
 from asyncopt.cli.settings import settle
+from asyncopt.cli.signals import Stop, run_in_loop
 from asyncopt.cli.sitting import Sitting, models_of
 from asyncopt.cli.sweep_table import table_lines
 from asyncopt.config import BudgetConfig, Config, check, parse_budget
@@ -93,15 +95,16 @@ def begin(
     *,
     dry_run: bool,
     json: bool,
+    wait: bool,
 ) -> None:
     """Run the sweep of this name or file; ``options`` are those of :func:`planned_sweep`."""
     sweep = planned_sweep(name, flags, **options, budget=budget)
     for line in twins(sweep):
-        print(f"asyncopt: {line}", file=sys.stderr)
+        print(f"asyncopt: {codec.printable(line, 400)}", file=sys.stderr)
     if dry_run:
         tell([one.config for one in sweep.planned], json=json)
     else:
-        start_sweep(sweep, directory, json=json)
+        start_sweep(sweep, directory, json=json, wait=wait)
 
 
 def twins(sweep: Sweep) -> list[str]:
@@ -115,7 +118,7 @@ def twins(sweep: Sweep) -> list[str]:
     return [f"with these options the settings {', '.join(group)} are one and the same" for group in groups]
 
 
-def start_sweep(sweep: Sweep, directory: Path | None, *, json: bool) -> None:
+def start_sweep(sweep: Sweep, directory: Path | None, *, json: bool, wait: bool) -> None:
     """Run the sweep to its end and show the table.
 
     Exits with 1 if a study failed or examples have no score, with 3 if studies used up their budget, and with 130 or
@@ -131,20 +134,20 @@ def start_sweep(sweep: Sweep, directory: Path | None, *, json: bool) -> None:
     try:
         if total.budget != UNLIMITED:
             charge_earlier(total, [place / one.name for one in sweep.planned])
-        ended = _run_until_stopped(Sitting(sweep, tasks, kept, total, json=json))
+        ended = _run_until_stopped(Sitting(sweep, tasks, kept, total, json=json, wait=wait))
     finally:
         kept.close()
     _exit_by(ended)
 
 
-def resume_sweep(directory: Path, budget: str | None, *, json: bool) -> None:
+def resume_sweep(directory: Path, budget: str | None, *, json: bool, wait: bool) -> None:
     """Go on with the sweep in this directory: finished studies are not run again, interrupted ones go on.
 
     It has the budget that it was started with; what ``budget`` says takes its place.
     """
     sweep = read_sweep(directory)
     given = {} if budget is None else _budget(budget).model_dump(exclude_none=True)
-    start_sweep(replace(sweep, budget=sweep.budget.model_copy(update=given)), directory, json=json)
+    start_sweep(replace(sweep, budget=sweep.budget.model_copy(update=given)), directory, json=json, wait=wait)
 
 
 def show_sweep(directory: Path, *, json: bool) -> None:
@@ -213,8 +216,9 @@ def _loaded(sweep: Sweep) -> dict[str, AnyTask]:
 def _run_until_stopped(sitting: Sitting) -> list[Ended]:
     """How the studies ended; where the sweep did not come to its end, say how to go on."""
     hint = f"asyncopt: go on with: asyncopt resume {sitting.place}"
+    stop = Stop()
     try:
-        stopped = run_in_loop(sitting.run)
+        stopped = run_in_loop(partial(sitting.run, stop), stop)
     except AsyncoptError as error:
         if not isinstance(error, ConfigError):  # those come before the first call
             print(hint, file=sys.stderr)
