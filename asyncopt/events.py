@@ -79,7 +79,8 @@ class StudyStarted:
 class CandidateScored:
     """A candidate has its score on the training examples; ``score`` is None if not one example could be scored.
 
-    ``stopped`` says after how many examples it lost its race; a ``provisional`` score rests on a quorum of them.
+    ``stopped`` says after how many examples it lost its race; a ``provisional`` score rests on a quorum of them. A
+    ``partial`` one lacks examples that ended without a score, and is compared on those that it has.
     """
 
     step: int
@@ -90,13 +91,20 @@ class CandidateScored:
     source: str
     stopped: int | None = None
     provisional: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleEnded:
-    """One example of a candidate has its outcome."""
+    """One example of a candidate has its outcome; a failure says its class, as ``failed:transient``.
+
+    ``example`` is its number in the ``fold`` of the task.
+    """
 
     outcome: str
+    candidate: str
+    example: int
+    fold: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +158,12 @@ Event: TypeAlias = (
 
 
 class Observer(Protocol):
-    """Something that watches. Called on the loop, so it must return at once."""
+    """Something that watches. One that raises is ignored, and off after three times.
+
+    Called on the loop, where nothing can stop it: it must return at once. While one blocks, no call is sent and no
+    answer is read; the run goes on behind it, and says how long the loop stood still. What takes time belongs into a
+    thread that is fed from here.
+    """
 
     def notify(self, event: Event) -> None: ...
 

@@ -189,7 +189,8 @@ def results_csv(ended: Iterable[Ended]) -> bytes:
     rows.writerow(["task", "setting", "seed", "directory", *_COLUMNS, "error"])
     for one in ended:
         figures = figures_of(one)
-        error = "" if one.error is None else codec.printable(str(one.error), 400)
-        place = (one.planned.task, one.planned.setting, one.planned.seed, one.planned.name)
+        error = "" if one.error is None else codec.csv_cell(codec.printable(str(one.error), 400))
+        task, setting, name = map(codec.csv_cell, (one.planned.task, one.planned.setting, one.planned.name))
+        place = (task, setting, one.planned.seed, name)
         rows.writerow([*place, *(figures.get(name, "") for name in _COLUMNS), error])
     return text.getvalue().encode()

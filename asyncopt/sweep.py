@@ -16,7 +16,7 @@ from asyncopt.config import BudgetConfig, Config, check
 from asyncopt.directory import JOURNAL, RANDOM, SWEEP, differences, read_journal, read_json
 from asyncopt.directory import MANIFEST as OF_RUN
 from asyncopt.directory import RESULT as OF_STUDY
-from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, EndpointRefused, QuotaExhausted, RunLocked
+from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, EndpointUnusable, RunLocked, StorageFailed
 from asyncopt.files import write_atomically
 from asyncopt.limits.budget import Account
 from asyncopt.result import Result, result_of
@@ -24,9 +24,10 @@ from asyncopt.version import __version__
 
 MANIFEST = SWEEP
 RESULT = "sweep-result.json"
+LONGEST_NAME = 200  # bytes of a study's folder without its seed: a file system takes 255
 
 # What ends one study and would end every other: there is no use in going on before somebody has looked into it.
-_STOPPING = (EndpointRefused, QuotaExhausted, BudgetExhausted)
+_STOPPING = (EndpointUnusable, BudgetExhausted, StorageFailed)
 _MOST_DIFFERENCES = 5
 
 
@@ -99,8 +100,7 @@ class Ended:
 def study_name(task: str, setting: str, seed: int) -> str:
     """The name of a study's folder: ``<task>-<setting>-s<seed>``, letters, digits, ``.``, ``_`` and ``-`` alone."""
     stem = Path(task).stem if task.endswith(".jsonl") else task
-    slug = "".join(char if char.isalnum() or char in "._-" else "-" for char in f"{stem}-{setting}")
-    return f"{slug}-s{seed}"
+    return f"{codec.file_name(f'{stem}-{setting}', LONGEST_NAME)}-s{seed}"
 
 
 # -- the directory -----------------------------------------------------------------------------------------------------
@@ -152,9 +152,7 @@ class SweepDirectory:
         try:
             write_atomically(self.path / name, content)
         except OSError as error:
-            raise AsyncoptError(
-                f"{self.path / name} cannot be written ({error.strerror}); make room and resume the sweep"
-            ) from None
+            raise StorageFailed.at(self.path / name, error) from None
 
     def close(self) -> None:
         self._lock.release()

@@ -67,7 +67,7 @@ async def _proposed(
         ask = domain.ask(STYLE, view, Seen(step, history), Random(derived_seed(seed, step, "ask", index)))
         sampling = Sampling(temperature=1.0, max_tokens=LONGEST, seed=number, draw=number)
         futures.append(model.submit(Generate.of(ask.prompt, sampling), priority=Priority.PROPOSE))
-    return [domain.read(STYLE, answer.text) for answer in await asyncio.gather(*futures)]
+    return [domain.read(STYLE, answer.text).text for answer in await asyncio.gather(*futures)]
 
 
 async def _scored(model: Model, task: Task, text: str, step: int, index: int) -> Entry:

@@ -13,9 +13,22 @@ from typing import Any
 import pytest
 from fakes import FakeEndpoint, run_virtual
 
-from asyncopt import Budget, BudgetExhausted, Completion, ConfigError, Engine, Example, Fault, Model, Price, Quota, Task
+from asyncopt import (
+    Budget,
+    BudgetExhausted,
+    Completion,
+    ConfigError,
+    Engine,
+    Example,
+    Fault,
+    Model,
+    Price,
+    Quota,
+    Task,
+    codec,
+)
 from asyncopt.assess import Assessment, evaluate_instructions
-from asyncopt.cli.items import harmless, write_files
+from asyncopt.cli.items import write_files
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.stats import wilson_interval
 from asyncopt.testing import AnswerModel, FaultPlan, SimulatedAPI, items_of
@@ -268,4 +281,4 @@ def test_items_are_written_for_spreadsheets_and_exactly_for_programs(tmp_path: P
     ],
 )
 def test_no_cell_is_a_formula(text: str, cell: str) -> None:
-    assert harmless(text) == cell
+    assert codec.csv_cell(text) == cell

@@ -31,11 +31,10 @@ def seen_of(step: int, wrong: Mapping[str, set[int]]) -> Seen:
         candidate: {example.id: float(place not in places) for place, example in enumerate(EXAMPLES)}
         for candidate, places in wrong.items()
     }
-    entries = [
-        Entry(candidate, sum(scores.values()) / len(scores), number - 1, 0, len(scores))
-        for number, (candidate, scores) in enumerate(by_candidate.items())
-    ]
-    return Seen(step, History(maximize=True, entries=entries), by_candidate)
+    history = History(maximize=True)
+    for number, (candidate, scores) in enumerate(by_candidate.items()):
+        history.add(Entry(candidate, sum(scores.values()) / len(scores), number - 1, 0, len(scores)), scores)
+    return Seen(step, history)
 
 
 def places(
@@ -154,8 +153,8 @@ def test_only_what_is_shown_counts_but_the_start_always_does() -> None:
 
 
 def test_unscored_and_half_right_examples_are_not_wrong_ones() -> None:
-    scores = {"A": {EXAMPLES[4].id: 0.0, EXAMPLES[5].id: 0.5}}
-    seen = Seen(0, History(maximize=True, entries=[Entry("A", 0.25, -1, 0, 2, False)]), scores)
+    seen = Seen(0, History(maximize=True))
+    seen.history.add(Entry("A", 0.25, -1, 0, 2, False), {EXAMPLES[4].id: 0.0, EXAMPLES[5].id: 0.5})
     for choice in ("accumulative_most_frequent", "current_most_frequent"):
         assert places(seen, exemplar_choice=choice) == [4]
 

@@ -306,20 +306,20 @@ def test_as_many_exemplars_are_shown_as_wanted_and_none_to_a_pre_trained_model(f
 )
 def test_each_form_is_read_in_its_way(form: str, answer: str, candidate: str | None, faithful: str | None) -> None:
     task = task_of()
-    assert domain_of(task, meta_prompt=form).read("meta-prompt", answer) == candidate
-    assert domain_of(task, meta_prompt=form, faithful=True).read("meta-prompt", answer) == faithful
+    assert domain_of(task, meta_prompt=form).read("meta-prompt", answer).text == candidate
+    assert domain_of(task, meta_prompt=form, faithful=True).read("meta-prompt", answer).text == faithful
 
 
 @pytest.mark.parametrize("faithful", [False, True])
 def test_a_task_forbids_in_either_mode(faithful: bool) -> None:
     domain = domain_of(task_of(forbid=re.compile(r"\d")), faithful=faithful)
-    assert domain.read("meta-prompt", "[Add 3]") is None
-    assert domain.read("meta-prompt", "[Add]") == "Add"
+    assert domain.read("meta-prompt", "[Add 3]").text is None
+    assert domain.read("meta-prompt", "[Add]").text == "Add"
 
 
 def test_the_beginning_of_an_answer_is_read_between_its_own_tags() -> None:
     domain = domain_of(task_of("A_begin"), meta_prompt="gpt")
-    assert domain.read("meta-prompt", "<INS>no</INS> <Start>let us see</Start>") == "Let us see"
+    assert domain.read("meta-prompt", "<INS>no</INS> <Start>let us see</Start>").text == "Let us see"
 
 
 PIECES = ["{{ 7*7 }}", "{% raw %}", "[", "]", "**", "a", " word", "\n", "\r", "\u2028", "\ud800", "\x1b[31m"]
@@ -332,7 +332,7 @@ HOSTILE = st.lists(st.sampled_from([*PIECES, *MARKS, *ENTRIES]) | st.text(max_si
 def test_no_answer_breaks_out_of_the_form(inner: str, tags: tuple[str, str, str, str], faithful: bool) -> None:
     position, form, opening, closing = tags
     domain = domain_of(task_of(position), meta_prompt=form, faithful=faithful)
-    candidate = domain.read("meta-prompt", f"Talk. {opening}{inner}{closing}")
+    candidate = domain.read("meta-prompt", f"Talk. {opening}{inner}{closing}").text
     if candidate is None:
         return
     assert candidate.encode()[:1] or faithful  # it can be sent; an empty one is the reference's
@@ -435,8 +435,8 @@ def test_a_sample_is_asked_for_until_it_is_usable_and_no_more_often_than_allowed
     assert len(proposals) == 6
     assert len(set(proposals)) == 2  # an attempt asks with its step's prompt
     assert notes == [
-        "1 of 1 answers of the proposer held no usable solution; the last one said: nothing",
-        "5 of 6 answers of the proposer held no usable solution; the last one said: nope",
+        "1 of 1 answers of the proposer held no usable solution (1 empty); the last one said: nothing",
+        "5 of 6 answers of the proposer held no usable solution (5 empty); the last one said: nope",
     ]
 
 

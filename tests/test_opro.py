@@ -79,10 +79,14 @@ def test_what_was_not_scored_or_not_wholly_is_kept_and_never_the_best() -> None:
 
 
 def test_where_nothing_is_complete_those_with_the_most_examples_are_compared() -> None:
-    entries = [Entry("a", 0.9, 0, 0, 5, False), Entry("b", 0.5, 0, 1, 9, False), Entry("c", 0.6, 0, 2, 9, False)]
-    best = History(maximize=True, entries=entries).best()
+    history = History(maximize=True)
+    for index, (name, right, examples) in enumerate([("a", 4, 4), ("b", 5, 9), ("c", 6, 9)]):
+        scores = {number: float(number < right) for number in range(examples)}
+        history.add(Entry(name, right / examples, 0, index, examples, False), scores)
+    best = history.best()
     assert best is not None
     assert best.candidate == "c"
+    assert [entry.candidate for entry in history.ranked()] == ["b", "c"]
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.none() | st.floats(0, 1)), max_size=30), st.integers(1, 20))
@@ -169,18 +173,18 @@ def test_an_induction_shows_inputs_with_their_outputs() -> None:
     ],
 )
 def test_candidates_are_read_out_of_answers(style: Style, answer: str, candidate: str | None) -> None:
-    assert domain().read(style, answer) == candidate
+    assert domain().read(style, answer).text == candidate
 
 
 def test_a_task_may_forbid_candidates() -> None:
     task = Task("toy", "number", train=EXAMPLES, test=(), forbid=re.compile(r"\d"))
-    assert domain(task).read("meta-prompt", "[Add 3 numbers]") is None
-    assert domain(task).read("meta-prompt", "[Add three numbers]") == "Add three numbers"
+    assert domain(task).read("meta-prompt", "[Add 3 numbers]").text is None
+    assert domain(task).read("meta-prompt", "[Add three numbers]").text == "Add three numbers"
 
 
 @given(st.text(), st.sampled_from(["meta-prompt", "rewrite", "induction"]))
 def test_any_answer_gives_a_usable_candidate_or_none(answer: str, style: Style) -> None:
-    candidate = domain().read(style, answer)
+    candidate = domain().read(style, answer).text
     if candidate is not None:
         assert 0 < len(candidate) <= 500
         assert candidate.isprintable()
@@ -209,7 +213,7 @@ def test_the_pairs_prompt_lists_values_in_descending_order_and_hides_the_functio
     ],
 )
 def test_pairs_are_read_and_rounded(answer: str, candidate: str | None) -> None:
-    assert PairDomain().read("meta-prompt", answer) == candidate
+    assert PairDomain().read("meta-prompt", answer).text == candidate
 
 
 def test_a_loss_that_no_double_holds_is_not_shown() -> None:

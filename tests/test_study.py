@@ -95,12 +95,12 @@ def test_scoring_a_candidate_starts_when_its_sample_arrives() -> None:
     class Straggler(FakeEndpoint):
         async def send(self, model: str, request: Generate) -> Answer:
             slow = "square brackets" in request.prompt[0].content and len(self.started) == 23
-            self.seconds = 100.0 if slow else 1.0
+            self.seconds = 50.0 if slow else 1.0
             return await super().send(model, request)
 
     endpoint = Straggler(toy_model)
     run(endpoint, quota=AMPLE, optimizer=OPRO(steps=1, samples_per_step=4))
-    early = [time for time in endpoint.started if 2.0 <= time < 100]
+    early = [time for time in endpoint.started if 2.0 <= time < 50]
     assert len(early) == 3 * 20
 
 
@@ -217,7 +217,7 @@ def test_a_metric_that_raises_is_no_zero_either() -> None:
 
 def test_when_nothing_can_be_scored_the_study_says_so() -> None:
     with pytest.raises(StudyFailed):
-        run(FakeEndpoint(lambda *_: Fault(FaultKind.BAD_REQUEST, "HTTP 400")))
+        run(FakeEndpoint(lambda *_: Fault(FaultKind.REFUSED, "content_filter")))
 
 
 def test_a_wrong_key_ends_the_study_after_the_calls_in_flight() -> None:

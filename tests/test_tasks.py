@@ -298,7 +298,8 @@ def test_an_empty_instruction_drops_its_line_at_every_position(position: str, pl
         ("antonym", {"template": "{{ input }}"}, "never shows {{ instruction }}"),
         ("antonym", {"template": "{{ instruction }}"}, "never shows {{ input }}"),
         ("antonym", {"template": "{{ question }}"}, "'question' is undefined"),
-        ("antonym", {"template": "{{ input / 0 }}"}, "cannot be rendered"),
+        ("antonym", {"template": "{{ input / 0 }}"}, "Div of Jinja in line 1"),
+        ("antonym", {"template": "{{ input.there }}"}, "cannot be rendered"),
         ("antonym", {"template": "{{ input "}, "cannot be read"),
         (
             "antonym",

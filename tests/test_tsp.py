@@ -282,7 +282,7 @@ def test_heuristics_are_as_far_from_the_optimum_as_in_the_paper() -> None:
 )
 def test_tours_are_read_as_in_the_reference(text: str, tour: list[int] | None) -> None:
     assert parse_tour(text, 4) == tour
-    assert TourDomain(TSP(4)).read("meta-prompt", text) == (tour and format_tour(tour))
+    assert TourDomain(TSP(4)).read("meta-prompt", text).text == (tour and format_tour(tour))
 
 
 @given(st.text(alphabet="<>/trace0123-, \n٣_") | st.text())
