@@ -68,7 +68,11 @@ class Pump:
         short = control.lanes.short(call.permits)
         if short is not None:
             meter, amount = short
-            await meter.take_chunk(amount)
+            control.lanes.awaited = meter
+            try:
+                await meter.take_chunk(amount)
+            finally:
+                control.lanes.awaited = None
         return True
 
     async def _wait_for_change(self) -> None:

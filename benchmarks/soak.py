@@ -89,7 +89,7 @@ Samples: TypeAlias = list[dict[str, int]]
 
 
 def question(number: int) -> Generate:
-    return Generate.of(f"What is {number} plus {number}? " * 8, Sampling(temperature=1.0, max_tokens=64))
+    return Generate.of(f"What is {number} plus {number}? " * 8, Sampling(max_tokens=64))
 
 
 class Soak:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ from hypothesis import settings
 # No test judges by the wall clock, and continuous integration tries the same examples every time.
 settings.register_profile("asyncopt", deadline=None, max_examples=60, derandomize="CI" in os.environ)
 settings.load_profile("asyncopt")
+
+
+def pytest_configure() -> None:
+    # Where a shell runs the tests in the background they are told to ignore Ctrl-C, and their children would be too.
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

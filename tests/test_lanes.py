@@ -182,3 +182,20 @@ def test_what_refusals_taught_outlives_an_announcement_where_a_rate_is_stated() 
         assert lanes.requests.rate == learned == lanes.requests.meter.rate
 
     asyncio.run(check())
+
+
+def test_a_low_rate_that_was_learned_grows_while_a_call_waits_for_its_permit() -> None:
+    async def check() -> None:
+        lanes = Lanes(Quota())
+        lanes.refuse(lanes.requests, 0.0, 0.0, 0.5, ramp=False)
+        learned = lanes.requests.rate
+        assert learned is not None
+        short = lanes.short(ONE)
+        assert short is not None
+        lanes.awaited = short[0]
+        for tick in range(600):  # a minute: the head of the queue is looked at once a permit, not in every tick
+            lanes.grow(2.0 + tick / 10, 0.1)
+        assert lanes.requests.rate is not None
+        assert lanes.requests.rate > 1.2 * learned
+
+    asyncio.run(check())

@@ -163,11 +163,12 @@ class Lane:
 class Lanes:
     """All dimensions of one quota; a call starts when every one of them covers its part."""
 
-    __slots__ = ("_all", "_metered", "requests", "tokens")
+    __slots__ = ("_all", "_metered", "awaited", "requests", "tokens")
 
     def __init__(self, quota: Quota) -> None:
         self._all = tuple(Lane(dimension, quota.per_minute(dimension)) for dimension in DIMENSIONS)
         self.requests, self.tokens = self._all[0], self._all[1]
+        self.awaited: Meter | None = None  # whose permits the next call waits for at this moment
         self._select()
 
     def _select(self) -> None:
@@ -234,6 +235,7 @@ class Lanes:
     def grow(self, now: float, seconds: float, *, paused: bool = False) -> list[Lane]:
         """Spend reserves and let learned rates grow; the lanes whose rate has changed."""
         for _, lane in self._metered:
+            lane.wanted = lane.wanted or lane.meter is self.awaited  # a permit may take many ticks to come
             lane.spend_reserve(seconds)
         changed = [lane for lane in self._all if lane.learner.rate is not None and lane.grow(now, paused=paused)]
         for _, lane in self._metered:
