@@ -18,8 +18,9 @@ Json = Any  # a JSON value; every reader checks what it takes out of it
 _FORMULA = frozenset("=+-@＝＋－＠")
 _BREAK = frozenset("\t\r\n")
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_BEYOND_ASCII = re.compile(r"[^ -~]+")
 # Names that Windows keeps for devices, whatever stands behind their first dot.
-_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\.|$)", re.IGNORECASE)
 
 
 class CodecError(ValueError):
@@ -69,6 +70,12 @@ def dumps(value: Json) -> bytes:
         return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError:
         return orjson.dumps(_cleaned(value), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def json_line(value: Json) -> str:
+    """The value as a line of JSON in ASCII: no terminal takes it for orders, and every encoding of a stream has it."""
+    line = dumps(value).decode()
+    return _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], line) + "\n"
 
 
 def _cleaned(value: Json) -> Json:

@@ -70,7 +70,16 @@ def task_stated(subject: object) -> Mapping[str, Any]:
 
 
 def lock(directory: Path, disk: Disk = DISK) -> FileLock:
-    """The lock of a run's directory, taken for this process; the directory is made where there is none.
+    """The lock of a run's directory, as :func:`take_lock` gives it; the directory of a sweep is refused."""
+    if (directory / SWEEP).exists():
+        raise ConfigError(
+            f"{directory} holds a sweep; go on with it by `asyncopt resume {directory}`, or use another directory"
+        )
+    return take_lock(directory, Path(HOLDER).stem, disk)
+
+
+def take_lock(directory: Path, name: str, disk: Disk = DISK) -> FileLock:
+    """The lock ``name`` of a directory, taken for this process; the directory is made where there is none.
 
     Raises :class:`RunLocked` if another process has it. The system takes a lock back when its process dies, however
     that happens, so that a stale one is never in the way.
@@ -80,32 +89,28 @@ def lock(directory: Path, disk: Disk = DISK) -> FileLock:
     except OSError as error:
         if error.errno in _FULL_OR_BROKEN:
             raise StorageFailed.at(directory, error) from None
-        raise ConfigError(
-            f"the run directory {directory} cannot be made ({error.strerror}); name another one"
-        ) from None
-    if (directory / SWEEP).exists():
-        raise ConfigError(
-            f"{directory} holds a sweep; go on with it by `asyncopt resume {directory}`, or use another directory"
-        )
-    holder = directory / HOLDER
-    taken = FileLock(directory / "run.lock")
+        raise ConfigError(f"the directory {directory} cannot be made ({error.strerror}); name another one") from None
+    holder = directory / f"{name}.holder"
+    taken = FileLock(directory / f"{name}.lock")
     try:
         taken.acquire(timeout=0)
     except Timeout:
-        who = held_by(directory)
+        who = _held_by(holder)
         raise RunLocked(f"{directory} is in use by {who}; wait for it, or use another directory") from None
     except OSError as error:
-        raise ConfigError(f"the run directory {directory} cannot be written ({error.strerror})") from None
+        if error.errno in _FULL_OR_BROKEN:
+            raise StorageFailed.at(directory, error) from None
+        raise ConfigError(f"the directory {directory} cannot be written ({error.strerror}); name another one") from None
     with suppress(OSError):  # a courtesy to whoever finds the lock taken
         since = datetime.now(UTC).isoformat(timespec="seconds")
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
     return taken
 
 
-def held_by(directory: Path) -> str:
-    """Who took the lock of this directory last: process, host and time."""
+def _held_by(holder: Path) -> str:
+    """Who took a lock last: process, host and time."""
     try:
-        return codec.printable((directory / HOLDER).read_text(encoding="utf-8", errors="replace"), 200)
+        return codec.printable(holder.read_text(encoding="utf-8", errors="replace"), 200) or "another process"
     except OSError:
         return "another process"
 
@@ -208,11 +213,18 @@ def fork(parent: Path, child: Path, subject: Mapping[str, Any], config: Mapping[
     records, last = inherited(read_journal(parent))
     if last is None:
         raise ConfigError(f"{parent} has not finished its starting points yet; start a fresh run instead")
+    wanted = subject.get("optimizer", {}).get("steps", last + 1)
+    if wanted <= last:
+        raise ConfigError(
+            f"{parent} has finished {last + 1} steps, and the child is to have {wanted}; let it have more (--steps)"
+        )
     lines = b"".join(pack_record(record) for record in records)
     held = lock(child, disk)
     try:
         if (child / MANIFEST).exists():
-            raise ConfigError(f"{child} holds a run; name another directory for the child")
+            raise ConfigError(
+                f"{child} holds a run; go on with it by `asyncopt resume {child}`, or name another directory"
+            )
         # The journal first: without a manifest no study takes it for its own.
         write_atomically(child / JOURNAL, lines, disk)
         origin = {"path": str(parent.resolve()), "records": len(records), "digest": blake2b(lines).hexdigest()[:32]}

@@ -37,6 +37,8 @@ class Host(Protocol):
 
     def poke(self) -> None: ...
 
+    def give_up(self, fault: Fault) -> None: ...
+
 
 class Hedging:
     """The rivals of one dispatcher's calls."""
@@ -99,6 +101,7 @@ class Hedging:
             dispatcher.counts.hedges + 1 <= call.hedge * self._streamed
             and control.slots.free
             and not control.gate.closed
+            and not control.gate.paused
             and control.lanes.short(call.permits) is None
             and call.payer.exhausted(call.tokens, call.usd) is None
         )
@@ -136,6 +139,8 @@ class Hedging:
                 call.winner = answer
                 if not call.expired:  # else the attempt is being ended already
                     main.cancel()
+        if isinstance(answer, Fault) and answer.kind is FaultKind.QUOTA:
+            self._dispatcher.give_up(answer)  # the first attempt may yet be answered, and nothing else is sent
         self._dispatcher.poke()
 
     def _bill_loser(self, call: Call, payer: Account, answer: Answer | None) -> None:

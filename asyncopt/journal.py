@@ -52,7 +52,8 @@ def unpack_record(line: bytes) -> Record | None:
             raise ConfigError(
                 f"the journal has version {value['v']}, by a newer asyncopt; this one reads {VERSION}: upgrade it"
             )
-        return Record(value["seq"], value["ev"], value["data"])
+        record = Record(value["seq"], value["ev"], value["data"])
+        return record if isinstance(record.kind, str) and isinstance(record.data, dict) else None
     except (codec.CodecError, KeyError, TypeError):
         return None
 

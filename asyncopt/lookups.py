@@ -63,6 +63,7 @@ class Lookups:
                 dispatcher.enqueue(call)
             else:
                 self._recent.put(call.key, completion)
+                dispatcher.verdicts.answered_before(call)
                 for waiter in call.waiters:
                     waiter.account.count_hit()
                 call.finish(completion)

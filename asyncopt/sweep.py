@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from asyncopt import codec
 from asyncopt.config import BudgetConfig, Config, check
-from asyncopt.directory import JOURNAL, RANDOM, SWEEP, differences, read_journal, read_json
+from asyncopt.directory import JOURNAL, RANDOM, SWEEP, differences, read_journal, read_json, take_lock
 from asyncopt.directory import MANIFEST as OF_RUN
 from asyncopt.directory import RESULT as OF_STUDY
-from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, EndpointUnusable, RunLocked, StorageFailed
+from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, EndpointUnusable, StorageFailed
 from asyncopt.files import write_atomically
 from asyncopt.limits.budget import Account
 from asyncopt.result import Result, result_of
@@ -114,14 +113,7 @@ class SweepDirectory:
 
     def __init__(self, path: Path, sweep: Sweep) -> None:
         self.path = path
-        self._lock = FileLock(path / "sweep.lock")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise RunLocked(f"{path} is in use by another sweep; wait for it, or use another directory") from None
-        except OSError as error:
-            raise ConfigError(f"the directory {path} cannot be used ({error.strerror}); name another one") from None
+        self._lock = take_lock(path, Path(MANIFEST).stem)
         try:
             self._agree(sweep)
         except BaseException:
@@ -177,7 +169,7 @@ def read_sweep(directory: Path) -> Sweep:
             Planned(row["task"], row["setting"], row["seed"], check(row["config"], str(path)))
             for row in manifest["studies"]
         )
-        return Sweep(manifest["name"], planned, manifest["at_once"], BudgetConfig(**manifest["budget"]))
+        return Sweep(str(manifest["name"]), planned, manifest["at_once"], BudgetConfig(**manifest["budget"]))
     except (KeyError, TypeError, ValidationError):
         raise ConfigError(f"{path} is damaged; restore it from a copy, or start the sweep anew elsewhere") from None
 

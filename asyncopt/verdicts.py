@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-from asyncopt.calls import Call
+from asyncopt.calls import Call, State
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import AsyncoptError
 from asyncopt.limits.rejections import Rejections
 from asyncopt.values import Fault, FaultKind
 
 _MONEY = frozenset({FaultKind.QUOTA, FaultKind.QUOTA_DAILY})
+_NEVER = float("inf")
 
 
 class Verdicts:
     """Judges the faults of one dispatcher that more asking does not mend. It decides; the dispatcher acts."""
 
-    __slots__ = ("_control", "_rejections", "_served")
+    __slots__ = ("_control", "_refused_at", "_rejections", "_served")
 
     def __init__(self) -> None:
         self._rejections = Rejections()
-        self._served: Call | None = None
+        self._refused_at = _NEVER
+        self._served: dict[str, Call] = {}  # by model
         self._control: Call | None = None
 
     def served(self, call: Call) -> None:
         """An answer came: what is asked of the model can be answered."""
+        self._refused_at = _NEVER
         if self._rejections:
             if call is self._control:
                 self._rejections.acquit()
             self._rejections.clear()
         if call is not self._control:
-            self._served = call
+            self._served[call.model] = call
 
-    def on(self, call: Call, fault: Fault) -> Fault | Call | None:
+    def answered_before(self, call: Call) -> None:
+        """The cache has the answer: the request is a good one, whatever the server thinks of the next."""
+        self._served.setdefault(call.model, call)
+
+    def on(self, call: Call, fault: Fault, now: float) -> Fault | Call | None:
         """The fault that ends everything, or the call to ask once more before anything else, or None."""
         if fault.kind in _MONEY:
             return fault
         if fault.kind is FaultKind.FATAL_CONFIG:
-            return self._refused(call, fault)
+            return self._refused(call, fault, now)
         if fault.kind is FaultKind.BAD_REQUEST and not fault.retry:
             return self._rejected(call, fault)
         return None
 
-    def _refused(self, call: Call, fault: Fault) -> Fault | Call:
+    def _refused(self, call: Call, fault: Fault, now: float) -> Fault | Call:
         """A server that refuses may be restarting, so it is asked again; redirects and certificates have no code."""
-        if call.refused or not fault.code:
+        if call.refused or call.started_at >= self._refused_at or not fault.code:
             return fault
         call.refused = True
+        self._refused_at = min(self._refused_at, now)
         return call
 
     def _rejected(self, call: Call, fault: Fault) -> Fault | Call | None:
@@ -54,11 +62,13 @@ class Verdicts:
         """
         if call is self._control:
             return _wrong(fault)
-        if not self._rejections.add(call.key, fault.code):
+        asking = self._control is not None and self._control.state is not State.DONE
+        if not self._rejections.add(call.key, fault.code) or asking:
             return None
-        if self._served is None or self._served.model != call.model:
+        served = self._served.get(call.model)
+        if served is None:
             return _wrong(fault)
-        self._control = _copy(self._served, call)
+        self._control = _copy(served, call)
         return self._control
 
 

@@ -57,6 +57,7 @@ PATHS = {
     "windows": "..\\..\\CON",
     "device": "CON",
     "device with ending": "nul.txt",
+    "device with a small number": "COM¹",
     "dots": "...",
     "trailing": "name. . ",
     "blank": " ",

@@ -309,7 +309,6 @@ def test_the_sample_has_the_log_probabilities_that_were_asked_for() -> None:
         (TextCompletions(), TEXT_STREAM, b"Zw"),
         (OpenAIChat(), chunk({"role": "assistant"}) + chunk({"reasoning_content": "hm"}), b"hm"),
         (OpenAIChat(), chunk({"role": "assistant"}) + chunk({"refusal": "I cannot"}), b"I cannot"),
-        (OpenAIChat(), b': wait\n\ndata: {"error": {"message": "down"}}\n\n', b"down"),
         (OpenAIChat(), chunk({"role": "assistant"}) + chunk({}, "stop"), b'"stop"'),
     ],
 )
@@ -319,6 +318,14 @@ def test_the_first_piece_is_told_once_it_is_there(codec: Codec, stream: bytes, f
     told = begun.index(True)
     assert told == stream.index(b"\n\n", stream.index(first)) + 1
     assert all(begun[told:])
+
+
+@pytest.mark.parametrize("headers", [EVENTS, {"content-type": "application/json"}])
+def test_an_error_is_no_beginning_of_an_answer(headers: dict[str, str]) -> None:
+    decoder = OpenAIChat().stream(Reply(200, headers, b""))
+    error = b'{"error": {"message": "down"}}'
+    assert not decoder.feed(b"data: " + error + b"\n\n" if headers is EVENTS else error)
+    assert fault(decoder.finish()).kind is FaultKind.MALFORMED
 
 
 @pytest.mark.parametrize("end", [0, 10, len(CHAT_STREAM) // 3, CHAT_STREAM.index(b'"stop"')])

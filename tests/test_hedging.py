@@ -10,7 +10,7 @@ from fakes import FakeEndpoint, echo, run_virtual
 
 from asyncopt import Budget, Engine, Generate, Quota, Sampling
 from asyncopt.endpoints.protocol import Answer
-from asyncopt.errors import AsyncoptError, CallFailed
+from asyncopt.errors import AsyncoptError, CallFailed, QuotaExhausted
 from asyncopt.limits.budget import Account
 from asyncopt.testing import LogNormal, SimulatedAPI
 from asyncopt.values import Capabilities, Completion, Fault, FaultKind, Price
@@ -155,6 +155,30 @@ def test_a_rivals_fault_leaves_the_first_alone(kind: FaultKind) -> None:
     result, took, account, _ = raced(endpoint)
     assert isinstance(result, Completion)
     assert (result.text, took) == ("first", pytest.approx(6.0))
+    assert account._reserved_tokens == 0
+
+
+@pytest.mark.parametrize("told_by_rival", [True, False])
+def test_nothing_is_sent_after_the_end_of_the_money(told_by_rival: bool) -> None:
+    """Whether it is a rival that brings the news, or another call before there was one."""
+    quota = Fault(FaultKind.QUOTA, "no money")
+    others: list[Generate] = []
+
+    class Broke(Streams):
+        async def send(self, model: str, request: Generate) -> Answer:
+            others.append(request)
+            return quota
+
+    async def also(engine: Engine, _: asyncio.Future[Completion]) -> None:
+        await asyncio.sleep(3.0 if told_by_rival else 0.0)
+        with pytest.raises(QuotaExhausted):
+            await engine.model("m", endpoint=endpoint).submit(Generate.of("another"))
+
+    endpoint = Broke((5.0, 6.0, Completion("first")), (0.1, 0.2, quota))
+    result, took, account, _ = raced(endpoint, also=also)
+    assert isinstance(result, Completion)  # it was on its way, and is paid for
+    assert (result.text, took) == ("first", pytest.approx(6.0))
+    assert (len(endpoint.late), len(others)) == ((2, 0) if told_by_rival else (1, 1))
     assert account._reserved_tokens == 0
 
 

@@ -332,15 +332,18 @@ async def test_a_stream_that_breaks_is_no_answer_and_may_be_paid_for() -> None:
 
 
 async def test_a_streamed_call_may_be_refused_as_any_other() -> None:
+    told: list[str] = []
+
     async def handler(request: web.Request) -> web.Response:
         body = orjson.dumps({"error": {"message": f"slow down {KEY}", "code": "rate_limit_exceeded"}})
         return web.Response(status=429, body=body, headers={"Retry-After": "7"})
 
     async with serving(handler) as url:
-        answer = await stream(HttpEndpoint(url, KEY), lambda: None)
+        answer = await stream(HttpEndpoint(url, KEY), lambda: told.append("begun"))
     assert isinstance(answer, Fault)
     assert (answer.kind, answer.retry_after) == (FaultKind.RATE_LIMITED, 7.0)
     assert "slow down ***" in answer.detail
+    assert not told  # else it would win against an attempt that is about to be answered
 
 
 async def test_a_streamed_call_follows_no_redirect() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import copy
+import html
 import io
 import json
 import logging
 import pickle
+import re
 import traceback
 from urllib.parse import quote
 
@@ -44,6 +46,8 @@ def spelled(before: str, after: str) -> dict[str, str]:
         "in a path": quote(before + KEY + after),
         "in JSON": json.dumps(before + KEY + after),
         "in JavaScript": json.dumps(before + KEY + after).replace("/", "\\/"),
+        "for a URL, in small letters": re.sub("%..", lambda code: code[0].lower(), quote(before + KEY + after)),
+        "in HTML": html.escape(before + KEY + after),
         "base64": base64.b64encode(whole).decode(),
         "base64 for a URL": base64.urlsafe_b64encode(whole).decode(),
     }
@@ -141,6 +145,24 @@ async def test_no_form_of_an_echoed_key_is_in_a_fault(form: str) -> None:
         assert longest_common(found.detail, text) < 8
 
 
+@pytest.mark.anyio
+@pytest.mark.real
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
+async def test_no_field_of_an_answer_has_a_key_in_unicode_escapes(status: str) -> None:
+    escaped = "".join(f"\\u{ord(char):04x}" for char in KEY)
+    body = (
+        f'{{"model": "{escaped}", "choices": [{{"message": {{"content": "x {escaped}"}}, "finish_reason": "stop"}}]}}'
+        if status.startswith("200")
+        else f'{{"error": {{"message": "{escaped}", "code": "{escaped}", "type": "{escaped}"}}}}'
+    )
+    async with RawServer.saying(answer(body.encode(), status)) as url:
+        endpoint = HttpEndpoint(url, KEY)
+        found = await endpoint.send("m", Generate.of("q"))
+        await endpoint.aclose()
+    assert "***" in repr(found)
+    assert longest_common(repr(found).replace("\\\\", "\\"), KEY) < 8
+
+
 METADATA = [
     "http://169.254.169.254",
     "https://169.254.170.2/v1",
@@ -157,6 +179,12 @@ METADATA = [
     "http://metadata.google.internal/v1",
     "http://METADATA.google.internal./v1",
     "https://100.100.100.200/v1",
+    "https://metadata.goog/v1",
+    "https://[fd00:ec2::254%25eth0]/v1",
+    "https://[fe80::1%25eth0]/v1",
+    "https://[64:ff9b::a9fe:a9fe]/v1",
+    "https://[2002:a9fe:a9fe::1]/v1",
+    "https://[::169.254.169.254]/v1",
 ]
 
 
@@ -172,6 +200,12 @@ def test_clear_text_to_a_public_host_takes_a_word_of_the_users(url: str) -> None
     with pytest.raises(ConfigError, match="in clear text"):
         HttpEndpoint(url, PLAIN)
     HttpEndpoint(url, PLAIN, allow_insecure=True)
+
+
+@pytest.mark.parametrize("host", ["1%36%39.254.169.254", "local%68ost", "a b.local", "localhost%20", "x.local,y", "."])
+def test_a_host_that_not_every_library_reads_alike_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError):
+        HttpEndpoint(f"https://{host}/v1", PLAIN)
 
 
 def test_credentials_in_an_address_are_refused_unseen() -> None:

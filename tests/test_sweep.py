@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -300,7 +301,9 @@ def test_a_directory_in_use_is_refused(asyncopt: Commands, url: str) -> None:
     sweep = planned_sweep("two.toml", {"models.scorer.model": "mock"}, base_url=url)
     held = SweepDirectory(Path("kept"), sweep)
     try:
-        assert asyncopt(*on(url)).code == 5
+        refused = asyncopt(*on(url))
+        assert refused.code == 5
+        assert f"kept is in use by process {os.getpid()} on {socket.gethostname()} since" in refused.err
     finally:
         held.close()
     assert asyncopt(*on(url, "--tasks", "antonym", "--directory", "kept2")).code == 0

@@ -20,11 +20,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
+from filelock import FileLock
+
 from asyncopt.cache.place import prepare
 from asyncopt.cache.table import Table, is_damage
 
 _log = logging.getLogger("asyncopt")
 _BATCH = 500
+_LOCK_SECONDS = 30.0
 
 _Found: TypeAlias = dict[bytes, bytes]
 _Job: TypeAlias = Callable[[], None]
@@ -40,6 +43,7 @@ class SqliteCache:
         self._jobs: SimpleQueue[tuple[bytes, bytes] | _Job | None] = SimpleQueue()
         self._pending: _Found = {}  # put, not yet committed
         self._table: Table | None = None
+        self._file: tuple[int, int] | None = None  # which one the table is in
         self._replaced = False
         self._thread: threading.Thread | None = None
 
@@ -128,6 +132,9 @@ class SqliteCache:
         return True
 
     def _store(self, batch: list[tuple[bytes, bytes]]) -> None:
+        if batch and self._table is not None and _identity(self.path) != self._file:
+            self._close()  # it was set aside by another process, or removed by somebody
+            self._open()
         while batch and self._table is not None and self.degraded is None:
             try:
                 self._table.insert(batch)
@@ -171,7 +178,9 @@ class SqliteCache:
 
     def _open(self) -> None:
         try:
-            self._table = Table(prepare(self.path))
+            path = prepare(self.path)
+            self._file = _identity(path)
+            self._table = Table(path)
         except Exception as error:
             self._read_failed(error)
 
@@ -193,16 +202,14 @@ class SqliteCache:
     def _replace(self, error: Exception) -> None:
         self._replaced = True  # a second time it is the disk
         path = Path(os.path.realpath(self.path))
-        aside = f"{path.name}.damaged-{time.time_ns()}"
         try:
-            for suffix in ("", "-wal"):
-                with suppress(FileNotFoundError):
-                    os.replace(path.with_name(path.name + suffix), path.with_name(aside + suffix))
-            path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+            with FileLock(path.with_name(f"{path.name}.lock"), timeout=_LOCK_SECONDS):
+                if _identity(path) == self._file:  # else another process was faster, and this would be its new file
+                    aside = _set_aside(path)
+                    _log.warning("the cache %s could not be read (%s); it is kept as %s", self.path, error, aside)
         except OSError as again:
             self._degrade(again)
             return
-        _log.warning("the cache %s could not be read (%s); it is kept as %s", self.path, error, aside)
         self._open()
 
     def _degrade(self, error: Exception) -> None:
@@ -215,6 +222,25 @@ class SqliteCache:
         table, self._table = self._table, None
         if table is not None:
             table.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _set_aside(path: Path) -> str:
+    """The name that a damaged file has now, and its log with it."""
+    aside = f"{path.name}.damaged-{time.time_ns()}"
+    for suffix in ("", "-wal"):
+        with suppress(FileNotFoundError):
+            os.replace(path.with_name(path.name + suffix), path.with_name(aside + suffix))
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+    return aside
 
 
 def _resolve(answer: asyncio.Future[_Found], found: _Found) -> None:

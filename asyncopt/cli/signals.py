@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from asyncopt.engine import Engine
+from asyncopt.errors import StorageFailed
 from asyncopt.limits.descriptors import raise_limit
 from asyncopt.loops import loop_factory
 
@@ -96,10 +97,14 @@ class Stop:
             signal.raise_signal(number)
         self._pass_on(number)
 
-    def _on_closed(self) -> None:
+    def wind_up(self, number: int = signal.SIGINT) -> None:
+        """Do as at the first signal, of that number; nothing if one came before."""
         if not self._came:
             self._came = 1
-            self._pass_on(_SIGPIPE)
+            self._pass_on(number)
+
+    def _on_closed(self) -> None:
+        self.wind_up(_SIGPIPE)
 
     def _pass_on(self, number: int) -> None:
         self.number = self.number or number
@@ -136,6 +141,7 @@ class _Outlet(io.FileIO):
     """Standard output or error, whose reader may go: `| head` has enough, or the terminal was closed."""
 
     on_closed: Callable[[], None] | None = None
+    failure: str | None = None  # why it takes nothing more, where it is the disk that it is written to
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "wb", closefd=False)
@@ -149,11 +155,12 @@ class _Outlet(io.FileIO):
             except OSError as error:
                 hung_up = self._terminal and error.errno == errno.EIO
                 if not hung_up and not isinstance(error, BrokenPipeError):
-                    raise
+                    self.failure = error.strerror
             self._open = False
-            if self.on_closed is None:
+            if self.on_closed is not None:
+                self.on_closed()
+            elif self.failure is None:
                 sys.exit(128 + _SIGPIPE)
-            self.on_closed()
         return memoryview(data).nbytes
 
 
@@ -165,7 +172,7 @@ def guard_outputs() -> None:
             descriptor = os.open(os.devnull, os.O_WRONLY)
         elif stream is not getattr(sys, f"__{name}__"):  # somebody collects what we write
             continue
-        usual = {} if stream is None else {"encoding": stream.encoding, "errors": stream.errors}
+        usual = {} if stream is None else {"encoding": stream.encoding, "errors": "backslashreplace"}
         buffered = io.BufferedWriter(_Outlet(descriptor))
         setattr(
             sys, name, io.TextIOWrapper(buffered, **usual, line_buffering=name == "stderr" or os.isatty(descriptor))
@@ -173,10 +180,14 @@ def guard_outputs() -> None:
 
 
 def flush_outputs() -> None:
-    """Write out what was printed, while a closed pipe still is an exit code and no complaint of the interpreter."""
+    """Write out what was printed, while a closed pipe or a full disk still is an exit code and no traceback."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    failures = [outlet.failure for outlet in _outlets() if outlet.failure is not None]
+    if failures:
+        print(f"asyncopt: the output cannot be written ({failures[0]}); make room", file=sys.stderr)
+        sys.exit(StorageFailed.exit_code)
 
 
 def _outlets() -> list[_Outlet]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from yarl import URL
@@ -11,8 +12,16 @@ from yarl import URL
 from asyncopt.errors import ConfigError
 
 # Where clouds serve their machines' credentials, beside the link-local addresses.
-_METADATA_NAMES = ("metadata", "metadata.google.internal", "instance-data.ec2.internal")
-_METADATA_ADDRESSES = (ip_address("fd00:ec2::254"), ip_address("100.100.100.200"))
+_METADATA_NAMES = (
+    "metadata",
+    "metadata.google.internal",
+    "metadata.goog",
+    "instance-data",
+    "instance-data.ec2.internal",
+)
+_METADATA_ADDRESSES = tuple(map(ip_address, ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200")))
+_NAT64 = ip_network("64:ff9b::/96")
+_NAME = re.compile(r"[a-z0-9._-]+")
 
 
 def check_address(base_url: str, *, allow_insecure: bool = False) -> None:
@@ -38,22 +47,29 @@ def _host_of(base_url: str) -> str:
         host = URL(base_url).raw_host  # what is connected to: a host in other characters may be an address
     except ValueError:
         host = None
-    if not host:
+    host = (host or "").rstrip(".").lower()
+    if not _NAME.fullmatch(host) and ":" not in host:  # of others, each library reads another host
         raise ConfigError("the base URL cannot be read; wanted something like https://host/v1")
-    return host.rstrip(".").lower()
+    return host
 
 
 def _address_of(host: str) -> IPv4Address | IPv6Address | None:
     """The address that the host is, also where it is written as a resolver would read it: 0xa9fea9fe, 2852039166."""
     try:
-        address = ip_address(host)
+        address = ip_address(host.partition("%")[0])  # without the name of a network interface
     except ValueError:
         try:
             return IPv4Address(socket.inet_aton(host))
         except OSError:
             return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+    return address if isinstance(address, IPv4Address) else _within(address) or address
+
+
+def _within(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that one of these stands for, where its network translates it."""
+    if address in _NAT64 or (address.packed[:12] == bytes(12) and int(address) > 1):
+        return IPv4Address(address.packed[12:])
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _is_near(host: str, address: IPv4Address | IPv6Address | None) -> bool:

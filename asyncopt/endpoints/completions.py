@@ -21,7 +21,7 @@ from asyncopt.values import Capabilities, Fault, Generate, Likelihood, Message, 
 PromptLogprobs: TypeAlias = Literal["echo", "prompt_logprobs"]
 
 # Five is what OpenAI gives; a vLLM server gives what its --max-logprobs says.
-CAPABILITIES = Capabilities(chat=False, completion=True, top_logprobs=5, prompt_logprobs=True, stream=True)
+CAPABILITIES = Capabilities(chat=False, completion=True, top_logprobs=5, prompt_logprobs=True, stream=True, extra=True)
 
 
 class TextCompletions:
@@ -47,6 +47,8 @@ class TextCompletions:
         body: dict[str, Any] = {"model": model, "prompt": text_before(request.prompt), **parameters(request.sampling)}
         if request.top_logprobs:
             body["logprobs"] = request.top_logprobs
+        if request.extra:
+            body |= codec.loads(request.extra.encode())
         return codec.dumps(body | STREAMED if stream else body)
 
     def decode(self, reply: Reply) -> Answer:

@@ -6,6 +6,7 @@ pause into the end of a study. The length of a wait may be read from one, as the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from asyncopt.values import Dimension, Fault, FaultKind, RateLimits, Usage
 # A longer wait than this is a daily quota, not a rate limit: the study stops and can be resumed (openai-python's rule).
 LONGEST_WAIT = 120.0
 _LONGEST_WORD, _PAGE_READ = 80, 800
+_STATUS_IN_WORDS = re.compile(r"[45]\d\d", re.ASCII)
 
 _BY_WORD: dict[str, FaultKind] = {
     "rate_limit_exceeded": FaultKind.RATE_LIMITED,
@@ -119,6 +121,8 @@ def fault_of(status: int, headers: Mapping[str, str], body: Any, raw: bytes = b"
     """
     error = _error_of(body)
     code, type_ = _code_in(error), error.get("type")
+    if isinstance(code, str) and _STATUS_IN_WORDS.fullmatch(code):  # as LiteLLM's proxy writes it
+        code = int(code)
     if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600:
         status = code  # OpenRouter and Gemini put the status there, the first under HTTP 200
     kind = kind_of(status, code, type_)

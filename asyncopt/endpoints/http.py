@@ -59,7 +59,9 @@ class HttpEndpoint:
         self.account = "" if self._key is None else self._key.fingerprint()
         self._codec: Codec = OpenAIChat() if codec is None else codec
         # The same messages are another text in another format at the same address.
-        self.identity = (self.base_url if identity is None else identity) + getattr(self._codec, "variant", "")
+        variant = getattr(self._codec, "variant", "")
+        self.identity = (self.base_url if identity is None else identity) + variant
+        self.address = self.base_url + variant  # also where another identity is stated; for those who watch
         self._pool = Pool(keepalive)
         self._targets: dict[str, Target] = {}
 
@@ -144,8 +146,12 @@ class HttpEndpoint:
 
     async def _whole(self, message: RawResponseMessage, content: aiohttp.StreamReader) -> Answer:
         reply = await self._reply(message, content)
-        answer = reply if isinstance(reply, Fault) else self._codec.decode(reply)
-        return answer if isinstance(answer, Completion) else self._redacted(answer)
+        if isinstance(reply, Fault):
+            return self._redacted(reply)
+        answer = self._codec.decode(reply)
+        # In such escapes the key is no longer the bytes that were masked. One byte is found far faster than two.
+        hidden = b"\\" in reply.body and b"\\u" in reply.body
+        return self._redacted(answer) if hidden or isinstance(answer, Fault) else answer
 
     async def _streamed(
         self, first_piece: Callable[[], None], message: RawResponseMessage, content: aiohttp.StreamReader
@@ -157,13 +163,17 @@ class HttpEndpoint:
         return self._redacted(pieces.finish())
 
     def _redacted(self, answer: Answer) -> Answer:
+        key = self._key
         if isinstance(answer, Fault):
-            detail = answer.detail if self._key is None else self._key.redact_cut(answer.detail)
-            return replace(answer, detail=redact_patterns(detail))
-        if self._key is None:
+            if key is not None:
+                answer = replace(answer, detail=key.redact_cut(answer.detail), code=key.redact_cut(answer.code))
+            return replace(answer, detail=redact_patterns(answer.detail))
+        if key is None:
             return answer
-        text = self._key.redact(answer.text)
-        return answer if text == answer.text else replace(answer, text=text, token_logprobs=())
+        text, model = key.redact(answer.text), key.redact(answer.served_model)
+        if (text, model) == (answer.text, answer.served_model):
+            return answer
+        return replace(answer, text=text, served_model=model, token_logprobs=())
 
     async def aclose(self) -> None:
         await self._pool.aclose()

@@ -25,7 +25,7 @@ _FINISH = {"stop": Finish.STOP, "eos": Finish.STOP, "length": Finish.LENGTH, "ma
 _BESIDE = ("tool_calls", "function_call", "reasoning_content", "reasoning")
 
 STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-CHAT_CAPABILITIES = Capabilities(top_logprobs=20, stream=True)
+CHAT_CAPABILITIES = Capabilities(top_logprobs=20, stream=True, extra=True)
 
 
 class OpenAIChat:
@@ -44,6 +44,8 @@ class OpenAIChat:
         if request.top_logprobs:
             body["logprobs"] = True
             body["top_logprobs"] = request.top_logprobs
+        if request.extra:
+            body |= codec.loads(request.extra.encode())
         return codec.dumps(body | STREAMED if stream else body)
 
     def decode(self, reply: Reply) -> Answer:

@@ -51,7 +51,7 @@ FAMILIES: dict[str, Family] = {
         "https://generativelanguage.googleapis.com/v1beta/openai",
         "GEMINI_API_KEY",
         lambda _: OpenAIChat(),
-        Capabilities(seed=False, stream=True),  # it answers 400 to a seed, which it calls an unknown name
+        Capabilities(seed=False, stream=True, extra=True),  # it answers 400 to a seed, which it calls an unknown name
     ),
 }
 _COMPATIBLE = Family(None, "OPENAI_API_KEY", lambda _: OpenAIChat(), CHAT_CAPABILITIES)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from base64 import b64encode
+from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from urllib.parse import quote
 
@@ -13,6 +16,9 @@ from asyncopt.errors import ConfigError
 _MASK = "***"
 _SHORTEST_MASKED = 8  # "x" or "key", as servers of one's own take, is no secret, and masking it would tear words apart
 
+_SHORTEST_IN_ENVIRONMENT = 12  # of a variable that nobody may have meant as a key, such as PASSWORD=password
+
+_NAME_OF_A_KEY = re.compile(r"(API_?KEY.*|(KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL)S?[_\d]*)$", re.IGNORECASE)
 _KEY_LIKE = re.compile(
     r"""\b(?:sk|rk|pk)-[\w*-]{8,}                      # as OpenAI, Anthropic and OpenRouter make them
     | (?<=\bBearer\s)[^\s"',;]{8,}
@@ -22,9 +28,24 @@ _KEY_LIKE = re.compile(
 )
 
 
+def is_name_of_a_key(variable: str) -> bool:
+    """Whether an environment variable with this name holds a key."""
+    return _NAME_OF_A_KEY.search(variable) is not None
+
+
 def redact_patterns(text: str) -> str:
     """The text with all masked that looks like somebody's key: for faults and logs, never for answers or data."""
     return _KEY_LIKE.sub(_MASK, text)
+
+
+def secrets_in(environment: Mapping[str, str]) -> dict[str, Secret]:
+    """What is a key in these variables, by their names and its length, for whoever must not show any of them."""
+    found = {}
+    for name, value in environment.items():
+        if is_name_of_a_key(name) and len(value) >= _SHORTEST_IN_ENVIRONMENT:
+            with suppress(ConfigError):  # what cannot be sent is no key
+                found[name] = Secret(value)
+    return found
 
 
 class Secret:
@@ -50,7 +71,7 @@ class Secret:
         return blake2b(self.__value.encode(), digest_size=8, person=b"asyncopt-key").hexdigest()
 
     def redact(self, text: str) -> str:
-        """The text with the key masked wherever it stands in it, as it is, in base64, or escaped for a URL or JSON."""
+        """The text with the key masked wherever it stands: as it is, in base64, or escaped for URLs, HTML or JSON."""
         lowered = text.lower()
         if not any(form in lowered for form in self.__forms):  # far cheaper than one expression for all
             return text
@@ -83,7 +104,9 @@ class Secret:
 def _forms(value: str) -> tuple[str, ...]:
     """The key as it may be written in a text, longest first."""
     escaped = json.dumps(value)[1:-1]
-    found = {value, quote(value, safe=""), quote(value), escaped, escaped.replace("/", "\\/")}
+    quoted = {quote(value, safe=""), quote(value)}
+    found = {value, escaped, escaped.replace("/", "\\/"), html.escape(value)} | quoted
+    found |= {re.sub("%..", lambda code: code[0].lower(), form) for form in quoted}
     for skipped in range(3):
         found |= _in_base64(value, skipped)
     return tuple(sorted(found, key=lambda form: (-len(form), form)))

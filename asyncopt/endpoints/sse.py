@@ -106,8 +106,7 @@ class StreamedAnswer:
                 for event in self._parser.feed(data):
                     self._take(event)
             else:
-                self._plain += data
-                self._begun = bool(self._plain)
+                self._plain += data  # an error, or an answer that comes as a whole: neither begins
         return self._begun
 
     def finish(self) -> Answer:
@@ -139,4 +138,4 @@ class StreamedAnswer:
             self._begun = True
 
     def _stop(self, end: Answer) -> None:
-        self._end, self._begun = end, True
+        self._end = end

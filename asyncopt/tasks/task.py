@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -112,6 +114,8 @@ class Task:
         for name, examples in (("training", self.train), ("validation", self.validation), ("test", self.test)):
             if len({example.id for example in examples}) < len(examples):
                 raise ConfigError(f"two {name} examples of {self.name!r} have one id; number them apart")
+        if self.metric is not None:
+            _check_metric(self.name, self.metric)
         if not 0 < self.metric_seconds < math.inf:
             raise ConfigError(f"the task's metric_seconds are {self.metric_seconds}; they must be a number above 0")
         if not self.template:
@@ -189,6 +193,19 @@ class Task:
         if limit < 1:
             raise ConfigError(f"the limit is {limit}; it must be at least 1 example")
         return replace(self, train=self.train[:limit], validation=self.validation[:limit], test=self.test[:limit])
+
+
+def _check_metric(task: str, metric: object) -> None:
+    """Raise :class:`ConfigError` for what would fail on every answer, after each was paid for."""
+    if not callable(metric):
+        raise ConfigError(f"the metric of {task!r} is a {type(metric).__name__}; it must be a function")
+    if inspect.iscoroutinefunction(metric) or inspect.iscoroutinefunction(metric.__call__):
+        raise ConfigError(f"the metric of {task!r} is an async function; write it with def, it has a thread of its own")
+    with suppress(ValueError):  # some functions of C say nothing of their arguments
+        try:
+            inspect.signature(metric).bind("", None)
+        except TypeError:
+            raise ConfigError(f"the metric of {task!r} must take two arguments, the answer and its example") from None
 
 
 def _bare(text: str) -> str:

@@ -272,6 +272,57 @@ def test_damage_that_shows_while_it_is_used_sets_the_file_aside_once(
     assert asyncio.run(read(path, {b"new": b"answer"}))[0] == {b"new": b"answer"}
 
 
+@pytest.mark.row("S04", "S07")
+@pytest.mark.parametrize("first", ["reads", "writes"])
+def test_of_two_that_share_a_damaged_file_the_second_goes_on_in_the_new_one_of_the_first(
+    tmp_path: Path, first: str
+) -> None:
+    path, known = tmp_path / "c.sqlite", values(500)
+    asyncio.run(write(path, known))
+
+    async def main() -> None:
+        caches = one, other = SqliteCache(path), SqliteCache(path)
+        for cache in caches:
+            await cache.get_many([b"key-00000000"])
+        _pages(path)
+        with closing(sqlite3.connect(path)) as stranger:  # tells both connections that their pages are old
+            stranger.execute("PRAGMA user_version=5")
+        assert (await one.get_many(list(known))).items() <= known.items()
+        one.put(b"one", b"answer")
+        await one.flush()
+        if first == "reads":
+            assert (await other.get_many(list(known))).items() <= known.items()
+        other.put(b"other", b"answer")
+        await other.flush()
+        # Before they are closed, as it would be after kill -9.
+        both = {b"one": b"answer", b"other": b"answer"}
+        assert (await read(path, both))[0] == both
+        for cache in caches:
+            await cache.aclose()
+            assert cache.degraded is None
+
+    asyncio.run(main())
+    assert len([one for one in tmp_path.glob("c.sqlite.damaged-*") if not one.name.endswith("-wal")]) == 1
+
+
+@pytest.mark.row("S04")
+def test_a_file_that_somebody_removes_meanwhile_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+
+    async def main() -> None:
+        cache = SqliteCache(path)
+        for key in (b"before", b"after"):
+            cache.put(key, b"answer")
+            await cache.flush()
+            for file in tmp_path.glob("c.sqlite*") if key == b"before" else ():
+                file.unlink()
+        await cache.aclose()
+        assert cache.degraded is None
+
+    asyncio.run(main())
+    assert asyncio.run(read(path, {b"after": b"answer"}))[0] == {b"after": b"answer"}
+
+
 @pytest.mark.row("S04")
 def test_a_disk_that_damages_every_file_ends_in_memory(tmp_path: Path) -> None:
     known = values(20)

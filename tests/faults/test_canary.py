@@ -146,6 +146,10 @@ async def test_no_run_shows_or_keeps_the_key_however_it_fails(name: str, shell: 
     async with serving(handle) as url:
         on = ["--scorer", "openai/m", "--base-url", url, "--limit", "2", "--json"]
         await nothing_shows(shell, "run", "capital", *on, "--steps", "1", "--trace", "--directory", "one")
+        if name == "401":
+            said = await nothing_shows(shell, "eval", "capital", "Say it.", *on)
+            assert "then evaluate again" in said
+            assert "resume" not in said
         if name == "echo in the answer":
             await nothing_shows(shell, "show", "one", "--json")
             await nothing_shows(shell, "eval", "capital", "Say it.", *on, "--out", "items")
@@ -187,6 +191,45 @@ def test_a_key_among_the_settings_is_refused_unseen(
     assert printed.startswith("asyncopt: ")
     assert not seen_in(printed.encode())
     assert list(tmp_path.rglob("*.json*")) == []
+
+
+@pytest.mark.row("X07")
+@pytest.mark.parametrize("arguments", KEY_IN_SETTINGS, ids=lambda arguments: " ".join(arguments).replace(CANARY, "KEY"))
+def test_a_key_that_looks_like_nothing_is_known_from_the_environment(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asyncopt.cli import main
+
+    plain = CANARY.replace("-", "_")
+    monkeypatch.setenv("OPENAI_API_KEY", plain)
+    monkeypatch.chdir(tmp_path)
+    given = [argument.replace(CANARY, plain) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["asyncopt", "run", "capital", "--limit", "3", "--scorer", "openai/m", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = "".join(capsys.readouterr())
+    assert plain not in printed
+    assert not seen_in(printed.encode())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.row("X07")
+def test_a_key_in_a_configuration_file_is_known_from_the_environment(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from asyncopt.cli import main
+
+    plain = CANARY.replace("-", "_")
+    monkeypatch.setenv("MY_TOKEN_2", plain)
+    (tmp_path / "run.toml").write_text(f'task.name = "capital"\nmodels.scorer.model = "openai/{plain}"\n')
+    monkeypatch.setattr(sys, "argv", ["asyncopt", "run", str(tmp_path / "run.toml")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    printed = "".join(capsys.readouterr())
+    assert "run.toml has the value of MY_TOKEN_2" in printed
+    assert plain not in printed
 
 
 @pytest.mark.row("X07")
@@ -241,6 +284,8 @@ async def test_an_interrupted_run_shows_nothing(shell: Shell) -> None:
 @pytest.mark.row("X07")
 def test_children_get_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MY_TOKEN", "X_API_KEY", "DB_PASSWORD", "A_SECRET", "huggingface_token"):
+        monkeypatch.setenv(name, CANARY)
+    for name in ("OPENAI_API_KEY_2", "AZURE_API_KEY_EAST", "MY_CREDENTIALS", "LLM"):  # the last has a key's value
         monkeypatch.setenv(name, CANARY)
     environment = environment_without_keys()
     assert not seen_in(repr(environment).encode())

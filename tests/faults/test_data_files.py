@@ -8,7 +8,7 @@ import pytest
 from fakes import FakeEndpoint
 from test_storage import sitting
 
-from asyncopt import MemoryCache, Task
+from asyncopt import Example, MemoryCache, Task
 from asyncopt.errors import ConfigError, DataError
 from asyncopt.tasks import load
 from asyncopt.tasks.sources import PublishedFile
@@ -53,6 +53,12 @@ def test_a_damaged_data_file_is_refused_with_its_name_and_the_line(tmp_path: Pat
     with pytest.raises(DataError, match=message) as refused:
         own(path)
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.row("S10")
+def test_two_examples_with_one_id_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two training examples of 'toy' have one id"):
+        Task("toy", "text", train=(Example(1, "a", "x"), Example(1, "b", "y")), test=(Example(1, "c", "z"),))
 
 
 @pytest.mark.row("S10")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
-from scripted import Notes, Scripted, Watching, answer, asked, errors, failure, pause, served
+from scripted import Notes, Scripted, Watching, answer, ask, asked, errors, failure, pause, served
 
 from asyncopt import Engine, Generate, Quota
 from asyncopt.endpoints.anthropic import AnthropicMessages
@@ -132,6 +133,15 @@ def test_a_refusal_that_is_not_confirmed_costs_nothing(status: int) -> None:
 
 
 @pytest.mark.row("H15")
+def test_a_refusal_is_verified_by_whichever_call_is_next() -> None:
+    """A rate limit of the same moment holds back the call that was refused; the probe behind it is the second call."""
+    endpoint = Scripted(lambda number, _: failure(429, None, {"retry-after": "5"}) if number == 0 else failure(403))
+    results = run_virtual(asked(endpoint, 100, quota=FOUR))
+    assert all(isinstance(result, EndpointRefused) for result in results)
+    assert len(endpoint.arrived) == 4 + 1
+
+
+@pytest.mark.row("H15")
 def test_a_redirect_is_not_verified() -> None:
     endpoint = Scripted(lambda *_: failure(302))
     results = run_virtual(asked(endpoint, 10, quota=ONE))
@@ -203,6 +213,47 @@ def test_a_candidate_that_is_refused_on_every_example_ends_nothing() -> None:
     assert [type(error) for error in errors(results)] == 40 * [CallFailed]
     # What had been served was asked again after 3, 6, 12 and 24 refusals in a row, of which the last are not reached.
     assert len(endpoint.arrived) == 100 + 3
+
+
+@pytest.mark.row("H16")
+@pytest.mark.parametrize("in_flight", [4, 16, 64])
+def test_what_was_served_is_asked_again_by_one_call_at_a_time(in_flight: int) -> None:
+    def script(_: int, prompt: str) -> Reply:
+        number = int(prompt.split()[1])
+        return failure(400, {"code": "invalid_prompt"}) if 100 <= number < 200 else answer()
+
+    endpoint = Scripted(script)
+    results = run_virtual(asked(endpoint, 300, quota=Quota(concurrency=in_flight)))
+    assert [type(error) for error in errors(results)] == 100 * [CallFailed]
+    assert len(endpoint.arrived) <= 300 + 5  # as one after the other: after 3, 6, 12, 24 and 48
+
+
+@pytest.mark.row("H16")
+def test_a_candidate_that_is_refused_right_after_a_resume_ends_nothing(tmp_path: Path) -> None:
+    endpoint = Scripted(lambda _, prompt: answer() if int(prompt.split()[1]) < 20 else failure(400, {"code": "odd"}))
+
+    async def sitting(count: int) -> list[Completion | BaseException]:
+        async with Engine(cache=tmp_path / "answers.sqlite") as engine:
+            return await ask(engine.model("m", endpoint=endpoint, quota=ONE), count)
+
+    assert served(asyncio.run(sitting(20)))
+    assert [type(error) for error in errors(asyncio.run(sitting(30)))] == 10 * [CallFailed]
+
+
+@pytest.mark.row("H16")
+def test_bad_requests_are_told_from_good_ones_of_the_same_model() -> None:
+    """Two models share a quota: that the other one was served last says nothing of this one, and takes nothing away."""
+    endpoint = Scripted(lambda _, prompt: failure(400, {"code": "odd"}) if "bad" in prompt else answer())
+
+    async def main() -> list[Completion | BaseException]:
+        async with Engine() as engine:
+            one, other = (engine.model(name, endpoint=endpoint, quota=Quota(scope="both")) for name in ("one", "other"))
+            await one.generate("good")
+            await other.generate("good")
+            calls = (one.submit(Generate.of(f"bad {number}")) for number in range(5))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [type(error) for error in errors(run_virtual(main))] == 5 * [CallFailed]
 
 
 @pytest.mark.row("H16")

@@ -173,6 +173,18 @@ def test_places_without_a_parent_or_for_no_child_are_refused(tmp_path: Path) -> 
         fork(tmp_path / "begun", tmp_path / "child", subject, {})
 
 
+def test_a_child_of_fewer_steps_than_its_parent_has_finished_is_refused(tmp_path: Path) -> None:
+    Sitting(tmp_path / "parent").run()
+    for steps, fits in ((0, False), (OPTIMIZER.steps - 1, False), (OPTIMIZER.steps, True)):
+        child = Sitting(tmp_path / f"of-{steps}", OPRO(steps=steps, samples_per_step=2))
+        if fits:
+            child.run(parent=tmp_path / "parent")
+        else:
+            with pytest.raises(ConfigError, match=f"has finished {OPTIMIZER.steps} steps, and the child is to have"):
+                child.run(parent=tmp_path / "parent")
+        assert child.directory.exists() == fits
+
+
 @pytest.mark.row("S02")
 def test_whichever_operation_fails_there_is_a_whole_child_or_none(tmp_path: Path) -> None:
     Sitting(tmp_path / "parent").run()

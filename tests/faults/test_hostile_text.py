@@ -35,8 +35,9 @@ from asyncopt.sweep import Ended, Planned, study_name
 from asyncopt.templates import LONGEST as LONGEST_RENDERED
 from asyncopt.templates import compiled
 
-# What rich's live panel needs to draw over itself: hide and show the cursor, erase a line, go up, begin the line anew.
-OURS = re.compile(r"\x1b\[\?25[lh]|\x1b\[2K|\x1b\[[0-9]*A|\r")
+# What the live panel needs to draw over itself: hide and show the cursor, erase a line, go up, begin the line anew; and
+# its styles: plain, bold, dim and the colours of its bars.
+OURS = re.compile(r"\x1b\[\?25[lh]|\x1b\[2K|\x1b\[[0-9]*A|\x1b\[(?:0|1|2|38;5;[0-9]+)m|\r")
 REPLACED = {name: codec.clean(text) for name, text in SHORT.items()}
 INSTRUCTIONS = pytest.mark.parametrize("name", SHORT)
 
@@ -96,10 +97,15 @@ def test_a_name_is_one_name_on_every_system(name: str, tmp_path: Path) -> None:
         assert not made.startswith(".")
         assert not made.endswith(".")
         assert len(made.encode()) <= 255
-        assert not re.match(r"(con|nul)(\.|$)", made, re.IGNORECASE)
+        assert not re.match(r"(con|nul|com[0-9¹²³])(\.|$)", made, re.IGNORECASE)
         (tmp_path / made).write_bytes(b"")
         assert [path.name for path in tmp_path.iterdir()] == [made]
         (tmp_path / made).unlink()
+
+
+@pytest.mark.row("X09")
+def test_a_long_title_of_wide_letters_is_still_a_name_that_a_folder_can_have(tmp_path: Path) -> None:
+    (tmp_path / new_directory("\U00020000" * 60)).mkdir(parents=True)
 
 
 @pytest.mark.row("X09")
@@ -429,7 +435,23 @@ async def test_only_our_own_codes_reach_the_terminal(tmp_path: Path) -> None:
             ["show", "\x1b[2Jnowhere"],
             ["run", task, *models, "--set", "task.kind=\x1b[2J"],
             ["run", task, *models, "--set", "optimizer.\x1b[2Jsteps=2"],
+            ["run", task, *models, "--steps", "1", "--directory", "\x1b[2J\u202erun", "--json"],
+            ["show", "\x1b[2J\u202erun"],
+            ["show", "run", "--json"],
+            ["eval", task, TYPED, *models, "--json"],
+            ["run", task, *models, "--dry-run", "--json"],
             ["tasks", "ls"],
+            ["best", "run"],
+            ["best", "run", "--json"],
+            ["compare", "run", "\x1b[2J\u202erun"],
+            ["compare", "run", "\x1b[2J\u202erun", "--json"],
+            ["export", "run", "--what", "calls"],
+            ["export", "run", "--format", "csv"],
+            ["report", "\x1b[2J\u202erun"],
+            ["ctl", "\x1b[2J\u202erun"],
+            ["ctl", "run", "\x1b[2J"],
+            ["plan", task, *models, "--pilot", "4"],
+            ["plan", task, *models, "--pilot", "0", "--json"],
         ):
             ran = await shell.on_terminal(*command)
             assert ran.code in (0, 1, 2), ran.out.decode()
@@ -450,6 +472,23 @@ async def test_a_sweep_too_shows_nothing_but_text(tmp_path: Path) -> None:
         assert ran.code in (0, 1), ran.out.decode()
         check_terminal(ran)
         assert check_terminal(await shell.on_terminal("show", "swept"))
+
+
+@pytest.mark.real
+@pytest.mark.anyio
+@pytest.mark.row("T12")
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+async def test_a_stream_that_has_not_all_characters_costs_nobody_a_result(encoding: str, tmp_path: Path) -> None:
+    shell, task = Shell(tmp_path), own_task(tmp_path)
+    shell.environment["PYTHONIOENCODING"] = encoding
+    async with serving(hostile_server) as url:
+        on = ["--scorer", MODEL, "--base-url", url, "--limit", "12"]
+        for command in (["run", task, *on, "--steps", "1", "--directory", "run"], ["eval", task, TYPED, *on]):
+            for json_lines in ([], ["--json"]):
+                ran = await shell.run(*command, *json_lines)
+                assert ran.code in (0, 1), ran.err.decode(encoding)
+                assert b"Traceback" not in ran.err
+                assert all(json.loads(line) for line in ran.out.splitlines() if json_lines)
 
 
 @pytest.mark.real

@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import FakeEndpoint
@@ -123,6 +124,14 @@ def test_no_byte_can_change_unnoticed(place: int, change: int) -> None:
     records, good = good_records(content)
     assert good <= place
     assert [record.data["number"] for record in records] == list(range(len(records)))
+
+
+@pytest.mark.parametrize(("kind", "data"), [("step", None), ("step", ["number"]), (3, {})])
+def test_what_no_study_writes_is_damage_whatever_its_checksum_says(tmp_path: Path, kind: Any, data: Any) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(pack_record(Record(0, kind, data)) + b"".join(lines()[1:]))
+    with pytest.raises(JournalDamaged, match="record 0 at byte 0 is damaged"):
+        Journal(path)
 
 
 def test_a_newer_version_is_refused_as_a_whole(tmp_path: Path) -> None:

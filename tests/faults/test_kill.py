@@ -151,3 +151,68 @@ def test_killed_ten_times_it_ends_as_if_nothing_had_happened(seed: int, tmp_path
                 await one.interrupted(tmp_path / f"after-{one.kills}")
 
     asyncio.run(main())
+
+
+SWEEP = """
+tasks = ["antonym", "capital"]
+seeds = [0, 1]
+studies = 3
+[base.task]
+limit = 8
+[base.optimizer]
+steps = 3
+"""
+SWEEP_KILLS = 6
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_sweep_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(seed: int, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(SWEEP)
+    chance = random.Random(seed)
+
+    def begun(url: str, place: Path) -> list[str]:
+        at_once = ["--set", f"models.scorer.concurrency={CONCURRENCY}"]
+        models = ["--scorer", "mock", "--base-url", url, *at_once]
+        return ["sweep", str(tmp_path / "mine.toml"), *models, "--directory", str(place)]
+
+    async def main() -> None:
+        watched = api(seed)
+        async with nursery() as kids, serving(watched, 0) as url:
+            whole, killed = tmp_path / "whole", tmp_path / "killed"
+            for folder in (whole, killed):
+                folder.mkdir()
+            await kids.start(begun(url, whole / "sweep"), environment(whole), whole / "errors")
+            assert await kids.ended() == 0, (whole / "errors").read_text()
+            asked = list(watched.asked)
+            watched.asked.clear()
+            order, lost, kills, code = begun(url, killed / "sweep"), 0, 0, -signal.SIGKILL
+            while code:
+                assert code == -signal.SIGKILL, (killed / "errors").read_text()
+                before, kept = len(watched.asked), durable(killed)
+                number = await kids.start(order, environment(killed), killed / "errors")
+                ending = asyncio.ensure_future(kids.ended())
+                if kills < SWEEP_KILLS:
+                    some = chance.randint(1, max(1, 2 * (len(asked) - kept) // (SWEEP_KILLS - kills + 1)))
+                    moment = asyncio.ensure_future(watched.until_asked(before + some))
+                    await asyncio.wait([moment, ending], return_when=asyncio.FIRST_COMPLETED)
+                    moment.cancel()
+                    if not ending.done():
+                        os.kill(number, signal.SIGKILL)
+                        kills += 1
+                code = await ending
+                sent, written = len(watched.asked) - before, durable(killed) - kept
+                assert 0 <= sent - written <= CONCURRENCY + BATCH
+                lost += sent - written
+                if (killed / "sweep" / "sweep.json").exists():
+                    order = ["resume", str(killed / "sweep")]
+            assert kills > 1
+            studies = sorted(one.parent.name for one in (whole / "sweep").glob("*/manifest.json"))
+            assert len(studies) == 4
+            for name in studies:
+                assert course(killed / "sweep" / name) == course(whole / "sweep" / name)
+                one, other = (loads((where / "sweep" / name / "result.json").read_bytes()) for where in (whole, killed))
+                assert one["best"] == other["best"]
+            assert set(watched.asked) == set(asked)
+            assert len(watched.asked) == len(asked) + lost
+
+    asyncio.run(main())

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from asyncopt.evaluate import Evaluation, evaluate
 from asyncopt.events import Event, Note
 from asyncopt.metrics import AT_ONCE, MOST_HUNG
 from asyncopt.optimizers import OPRO
-from asyncopt.study import Study
+from asyncopt.study import Study, name_of
 from asyncopt.values import Outcome
 
 EXAMPLES = tuple(Example(n, f"question {n}", "yes") for n in range(6))
@@ -84,6 +85,37 @@ def test_what_is_no_grade_is_a_metric_error_and_never_a_zero(name: str) -> None:
     assert done.score is None
     assert all(reason in item.detail for item in done.items)
     assert all(item.answer for item in done.items)  # it was paid for, and can be graded by hand
+
+
+class Later:
+    async def __call__(self, answer: str, example: Example) -> float:
+        return 1.0
+
+    async def grade(self, answer: str, example: Example) -> float:
+        return 1.0
+
+
+UNUSABLE: dict[str, tuple[Any, str]] = {
+    "a text": ("exact", "is a str; it must be a function"),
+    "async function": (Later.__call__, "async function"),
+    "async method": (Later().grade, "async function"),
+    "object called async": (Later(), "async function"),
+    "async function in part": (partial(Later().grade), "async function"),
+    "one argument": (lambda answer: 1.0, "two arguments"),
+    "three arguments": (lambda answer, example, prompt: 1.0, "two arguments"),
+}
+
+
+@pytest.mark.row("L04")
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_would_fail_on_every_answer_is_refused_before_one_is_paid_for(name: str) -> None:
+    metric, reason = UNUSABLE[name]
+    with pytest.raises(ConfigError, match=reason):
+        task_of(metric)
+
+
+def test_metrics_in_part_are_told_apart_by_what_they_are_parts_of() -> None:
+    assert name_of(partial(raises)) == name_of(raises) != name_of(partial(leaves))
 
 
 @pytest.mark.row("L04")

@@ -24,8 +24,9 @@ from asyncopt.testing.scenario import SECRET, played, report, reproduction
 from asyncopt.values import Quota
 
 CHUNK = 25
-# Seeds that failed once: at a pace across a restart, at a clock that overtook a thread, at a rival never sent.
-REGRESSIONS = (7, 67, 379)
+# Seeds that failed once: at a pace across a restart, at a clock that overtook a thread, at a rival never sent,
+# at a refusal beside a rate limit.
+REGRESSIONS = (7, 67, 379, 50065, 60039)
 LOADS = 25
 
 

@@ -360,6 +360,37 @@ def test_a_list_whose_reader_has_left_ends_with_the_code_of_a_closed_pipe(tmp_pa
     asyncio.run(main())
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+@pytest.mark.row("S01")
+def test_an_output_on_a_full_disk_stops_a_run_that_can_go_on(tmp_path: Path) -> None:
+    async def test(run: Run) -> None:
+        order = ["run", "antonym", *run.models(), "--steps", "2", "--json", "--directory", str(run.place)]
+        full = ("sh", "-c", f"exec {shlex.join([*ASYNCOPT, *order])} > /dev/full")
+        async with child([], environment(tmp_path), python=full) as process:
+            ended = await process.ended()
+        assert ended.code == 3
+        assert f"go on with: asyncopt resume {run.place}" in ended.errors
+        assert ended.errors.endswith("asyncopt: the output cannot be written (No space left on device); make room\n")
+        assert not [wrong for wrong in NOTHING_WRONG if wrong in ended.errors]
+        assert (await run.resumed())["steps"] == 2
+        assert len(set(run.api.asked)) == len(run.api.asked)
+
+    on_a_run(tmp_path, test)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+@pytest.mark.row("S01")
+def test_a_list_that_a_full_disk_does_not_take_is_an_error(tmp_path: Path) -> None:
+    async def main() -> None:
+        full = ("sh", "-c", f"exec {shlex.join([*ASYNCOPT, 'tasks', 'ls'])} > /dev/full")
+        async with child([], environment(tmp_path), python=full) as process:
+            ended = await process.ended()
+        assert ended.code == 3
+        assert ended.errors == "asyncopt: the output cannot be written (No space left on device); make room\n"
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_an_output_that_never_was_open_is_no_complaint(closed: str, tmp_path: Path) -> None:
     async def main() -> None:

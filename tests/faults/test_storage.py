@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from fakes import FakeEndpoint, run_virtual
+from swept import Commands
 from test_study import toy_model
 
 from asyncopt import OPRO, Engine, Example, MemoryCache, Study, Task
@@ -423,3 +424,23 @@ def test_a_run_directory_is_for_one_process_and_is_free_when_that_is_killed(tmp_
         holder.wait()
     RunDirectory(tmp_path, {"seed": 0}, {}).close()
     assert f"process {os.getpid()}" in (tmp_path / "run.holder").read_text()
+
+
+@pytest.mark.real
+@pytest.mark.row("S06")
+def test_a_directory_in_use_is_refused_before_anything_else_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncopt = Commands(monkeypatch, capsys, tmp_path)
+    held = RunDirectory(tmp_path / "run", {"seed": 0}, {})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        nobody.setblocking(False)
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        refused = asyncopt("run", "antonym", "--scorer", "mock", "--base-url", url, "--directory", "run")
+        with pytest.raises(BlockingIOError):
+            nobody.accept()
+    assert refused.code == 5
+    assert f"in use by process {os.getpid()}" in refused.err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    held.close()
