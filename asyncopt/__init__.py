@@ -8,6 +8,7 @@ from asyncopt.evaluate import Evaluation, evaluate
 from asyncopt.limits.budget import Budget
 from asyncopt.optimizers import OPRO, RandomSearch
 from asyncopt.racing import Floor
+from asyncopt.records import load_run
 from asyncopt.result import Result
 from asyncopt.study import Study
 from asyncopt.tasks.task import Example, Task
@@ -46,4 +47,5 @@ __all__ = [
     "__version__",
     "evaluate",
     "evaluate_instructions",
+    "load_run",
 ]

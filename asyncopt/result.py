@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from asyncopt.notebook import html_table
 from asyncopt.stats import wilson_interval
 
 Part = TypeVar("Part")
@@ -116,6 +117,28 @@ class Result:
             if plain[name] is None:
                 del plain[name]
         return plain
+
+    def _repr_html_(self) -> str:
+        rows = [("task", self.task), ("optimizer", f"{self.optimizer}, seed {self.seed}")]
+        for title, scored in (("initial", self.initial), ("best", self.best)):
+            if scored is not None:
+                rows += [(title, scored.candidate), (f"{title} is worth", _worth(scored))]
+        cost = "" if self.usd is None else f", ${self.usd:.4f}"
+        rows.append(
+            ("took", f"{self.steps} steps, {self.calls} calls, {self.tokens} tokens{cost}, {self.seconds:.1f} s")
+        )
+        return html_table("Result", rows)
+
+
+def _worth(scored: Scored) -> str:
+    if scored.loss is not None:
+        return f"loss {scored.loss:.4g}"
+    shares = (("train", scored.train), ("validation", scored.validation), ("held out", scored.held_out))
+    return ", ".join(
+        f"{name} {part.score:.3f} of {part.n} (95 %: {part.low:.3f} to {part.high:.3f})"
+        for name, part in shares
+        if part is not None
+    )
 
 
 def result_of(data: Mapping[str, Any]) -> Result:

@@ -14,7 +14,7 @@ NAMES = [
     "OPRO", "Assessment", "AsyncoptError", "Budget", "BudgetExhausted", "Cache", "CallFailed", "Completion", "ConfigError", "Engine",
     "Evaluation", "Example", "Fault", "Floor", "Generate", "MemoryCache", "Message", "Model", "Price", "Priority", "Quota",
     "RandomSearch", "Result", "Sampling", "SqliteCache", "Study", "Task", "Usage", "__version__", "evaluate",
-    "evaluate_instructions",
+    "evaluate_instructions", "load_run",
 ]  # fmt: skip
 HEAVY = [
     "scipy",
