@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import AsyncoptError
+from asyncopt.events import CallEnded
 from asyncopt.limits.budget import Account
 from asyncopt.values import Completion, Price, Priority, Request, Usage
 
@@ -132,6 +133,22 @@ class Call:
         self.waiters.remove(waiter)
         if not self.waiters:
             self._on_abandoned(self)
+
+    def ended(self, answer: Answer, outcome: str, usage: Usage, server: str, now: float) -> CallEnded:
+        """What observers are told of it."""
+        return CallEnded(
+            self.model,
+            outcome,
+            self.attempts,
+            self.started_at - self.queued_at,
+            now - self.started_at,
+            usage.input_tokens,
+            usage.output_tokens,
+            server,
+            0.0 if self.price is None else self.price.of(usage),
+            self.request,
+            answer if isinstance(answer, Completion) else None,
+        )
 
     def finish(self, result: Answer | AsyncoptError) -> None:
         if self.state is not State.DONE:

@@ -48,6 +48,28 @@ class Control:
         self._rng = Random(clean(f"{scope}:backoff"))
         self._spent: deque[tuple[float, tuple[float, ...]]] = deque()
         self._warned = False
+        self._paused_at = 0.0
+
+    # -- what the user wants -------------------------------------------------------------------------------------------
+
+    def pause(self, now: float) -> None:
+        """Let nothing through until :meth:`resume`."""
+        if not self.gate.paused:
+            self.gate.paused, self._paused_at = True, now
+
+    def resume(self, now: float) -> float:
+        """Let calls through again; for how many seconds none was, which say nothing of the server."""
+        if not self.gate.paused:
+            return 0.0
+        self.gate.paused = False
+        seconds = now - self._paused_at
+        self._breaker.forgive(seconds)
+        return seconds
+
+    def set_concurrency(self, most: int) -> None:
+        """Allow so many calls in flight from now on, and never more."""
+        self.slots.set(most)
+        self._changed("concurrency", self.slots.limit, "set by the user")
 
     # -- what happened -------------------------------------------------------------------------------------------------
 

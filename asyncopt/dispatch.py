@@ -18,7 +18,7 @@ from asyncopt.codec import printable
 from asyncopt.control import Control
 from asyncopt.endpoints.protocol import Answer, Endpoint
 from asyncopt.errors import AsyncoptError, BudgetExhausted
-from asyncopt.events import AttemptFailed, CallEnded, Events, Note
+from asyncopt.events import AttemptFailed, Events, Note
 from asyncopt.hedging import Hedging
 from asyncopt.limits import backoff
 from asyncopt.limits.estimate import TokenEstimate
@@ -42,6 +42,7 @@ class Dispatcher:
         self, endpoint: Endpoint, scope: str, quota: Quota, events: Events, *, wait_for_quota: bool = False
     ) -> None:
         self.endpoint = endpoint
+        self._server: str = getattr(endpoint, "address", endpoint.identity)
         self.quota = quota
         self.counts = Counts()
         self.control = Control(scope, quota, events)
@@ -59,7 +60,7 @@ class Dispatcher:
         self._workers.hedge_with(self._hedging)
         self.ticker = Ticker(self, self._hedging, self._loop)
         self.patience = Patience()
-        self._verdicts = Verdicts()
+        self.verdicts = Verdicts()
         self._wait_for_quota = wait_for_quota
         self.waited = 0.0  # seconds for daily quotas, which count against no call's retries
         self._noted: set[tuple[str, str]] = set()  # of models that were asked: what was said once
@@ -130,14 +131,14 @@ class Dispatcher:
 
     def take(self) -> Call | None:
         """The next call, started on the books, if one may start this instant."""
-        slots = self.slots
-        if slots.in_use >= slots.limit or (self._gate.closed and self._gate.wait(self._loop.time()) > 0):
+        slots, gate = self.slots, self._gate
+        if slots.in_use >= slots.limit or gate.paused or (gate.closed and gate.wait(self._loop.time()) > 0):
             return None
         call = self.head()
         if call is None:
             return None
         # The probe behind a closed gate has waited long enough; what it takes is owed by those who follow.
-        if not self._gate.closed and self._lanes.short(call.permits) is not None:
+        if not gate.closed and self._lanes.short(call.permits) is not None:
             return None
         self._queue.pop()
         self._start(call)
@@ -163,12 +164,19 @@ class Dispatcher:
 
     def limiting(self) -> str:
         """Why not more calls are in flight: concurrency, pause, quota, proposals, or tail."""
+        if self._gate.paused:
+            return "pause"
         if not self.slots.free:
             return "concurrency"
         if not len(self._queue):
             waits = all(call.priority > 0 for call in self.in_flight_calls.values())
             return "tail" if self.in_flight_calls and waits else "proposals"
         return "pause" if self._gate.closed or not self._queue.ready else "quota"
+
+    def go_on(self) -> None:
+        """Start what may start now; if the user had paused, this ends, and counts against no call's retries."""
+        self.waited += self.control.resume(self._loop.time())
+        self._pump.start()
 
     def hand_over(self, call: Call) -> None:
         """Make an attempt of a call that has been started on the books."""
@@ -209,7 +217,7 @@ class Dispatcher:
         counts.completed += 1
         self.control.served(call, now)
         self.patience.served(now - call.started_at, call.permits[3])
-        self._verdicts.served(call)
+        self.verdicts.served(call)
         if answer.served_model != call.model:
             self._note_served(call.model, answer.served_model)
         if answer.finish is Finish.OTHER:
@@ -244,7 +252,7 @@ class Dispatcher:
 
     def _failed(self, call: Call, fault: Fault, now: float) -> None:
         self._settle_failure(call, fault)
-        ruling = self._verdicts.on(call, fault) if self._dead is None else self._dead
+        ruling = self.verdicts.on(call, fault, now) if self._dead is None else self._dead
         if fault.kind is FaultKind.QUOTA_DAILY and self._waits_for(call, fault, now):
             return
         if isinstance(ruling, Fault):
@@ -273,9 +281,8 @@ class Dispatcher:
         silent = self.control.silent(now) if fault.kind in backoff.PASSING else 0.0
         elapsed = now - self.waited - call.first_at
         if silent:
-            self._die(
-                call, Fault(FaultKind.DOWN, f"nothing was served for {silent:.0f} s; at last: {fault.detail}"[:200])
-            )
+            detail = f"nothing was served for {silent:.0f} s; at last: {fault.detail}"[:200]
+            self._die(call, Fault(FaultKind.DOWN, detail))
         elif not backoff.retries(fault, call.failures, elapsed) or not call.waiters:
             self._report(call, fault, None)
             self._conclude(call, fault, fault.kind.value, fault.usage or _NO_USAGE)
@@ -299,8 +306,10 @@ class Dispatcher:
         """Ask once more before anything else starts, where no other pause is in force; else when its turn comes."""
         assert call.payer is not None
         call.state = State.QUEUED
-        affordable = call.payer.exhausted(call.tokens, call.usd) is None
-        if affordable and self._gate.close(now, 0.0, call.episode):
+        may = call.payer.exhausted(call.tokens, call.usd) is None and not self._gate.paused
+        short = self._lanes.short(call.permits)
+        wait = 0.0 if short is None else short[1] / short[0].rate  # the quota holds for this request, too
+        if may and self._gate.close(now, wait, call.episode) and not wait:
             self._start(call)
             self.hand_over(call)
         elif call.waiters:
@@ -332,12 +341,16 @@ class Dispatcher:
             self._start_next()
 
     def _die(self, call: Call, fault: Fault) -> None:
-        """The endpoint will serve nobody as things are: end everything that waits for it, so that no more is sent."""
-        self._dead = fault
         self._report(call, fault, None)
+        self.give_up(fault)
         self._conclude(call, fault, fault.kind.value, _NO_USAGE)
-        for other in self._queue.clear():
-            other.finish(fault)
+
+    def give_up(self, fault: Fault) -> None:
+        """The endpoint will serve nobody as things are: end everything that waits for it, so that no more is sent."""
+        self._dead = self._dead or fault
+        self._gate.shut()  # to rivals, too
+        for call in self._queue.clear():
+            call.finish(self._dead)
 
     def _report(self, call: Call, fault: Fault, wait: float | None) -> None:
         if self.events:
@@ -345,11 +358,7 @@ class Dispatcher:
 
     def _conclude(self, call: Call, answer: Answer, outcome: str, usage: Usage) -> None:
         if self.events:
-            now = self._loop.time()
-            queued, service = call.started_at - call.queued_at, now - call.started_at
-            self.events.emit(
-                CallEnded(call.model, outcome, call.attempts, queued, service, usage.input_tokens, usage.output_tokens)
-            )
+            self.events.emit(call.ended(answer, outcome, usage, self._server, self._loop.time()))
         call.finish(answer)
 
     async def drain(self, grace: float) -> None:

@@ -25,6 +25,7 @@ from asyncopt.values import (
     DEFAULT_SAMPLING,
     Capabilities,
     Completion,
+    Concurrency,
     Fault,
     Generate,
     Likelihood,
@@ -71,6 +72,8 @@ class Engine:
         self._shared: dict[bytes, Call] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._concurrency: int | None = None  # what the user has set since
+        self.paused = False
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
@@ -151,7 +154,11 @@ class Engine:
             dispatcher = self._dispatchers[key] = Dispatcher(
                 endpoint, scope, quota, self.events, wait_for_quota=self._wait
             )
+            if self._concurrency is not None:
+                dispatcher.control.set_concurrency(self._concurrency)
             self._clamp(dispatcher)
+            if self.paused:
+                dispatcher.control.pause(asyncio.get_running_loop().time())
         elif quota not in (_NO_QUOTA, dispatcher.quota):
             raise ConfigError(
                 f"{scope} at {endpoint.identity} has the quota {dispatcher.quota} and is given {quota}; "
@@ -171,6 +178,44 @@ class Engine:
     def dispatchers(self) -> tuple[Dispatcher, ...]:
         """All dispatchers, for those who show what the engine is doing."""
         return tuple(self._dispatchers.values())
+
+    # -- controls ------------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Start no more calls until :meth:`resume`; those in flight end, and seconds of budgets go on."""
+        self._require_open()
+        if not self.paused:
+            self.paused = True
+            for dispatcher in self._dispatchers.values():
+                dispatcher.control.pause(asyncio.get_running_loop().time())
+            self.events.emit(Note("paused: no call starts until the run is resumed"))
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self._require_open()
+        if self.paused:
+            self.paused = False
+            for dispatcher in self._dispatchers.values():
+                dispatcher.go_on()
+            self.events.emit(Note("resumed after a pause"))
+
+    def set_concurrency(self, most: int) -> None:
+        """Have at most so many calls in flight at every endpoint, from now on and beginning with so many.
+
+        Limits that adapt go on adapting below it. Raises :class:`ConfigError` for what is no number of calls.
+        """
+        self._require_open()
+        try:
+            Concurrency.of(most)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self._concurrency = most
+        for dispatcher in self._dispatchers.values():
+            dispatcher.control.set_concurrency(most)
+            self._clamp(dispatcher)
+            if not self.paused:
+                dispatcher.go_on()
+        self.events.emit(Note(f"at most {most} calls are in flight from now on"))
 
     async def drain(self, grace: float) -> None:
         """Start no more calls, and return when none is in flight or ``grace`` seconds have passed.
@@ -312,6 +357,8 @@ class Model:
                 f"{request.top_logprobs} top log-probabilities are wanted of {self.name}, which gives "
                 f"{supports.top_logprobs or 'none'}; ask for at most that many, or use another model"
             )
+        elif request.extra and not supports.extra:
+            raise MissingCapability(f"{self.name} is asked in a format that carries no further fields; leave extra out")
 
     def _call(self, key: bytes, request: Request, priority: Priority) -> Call:
         return Call(

@@ -74,10 +74,10 @@ class Ticker:
         self._hedging.tick(now)
         if self._ticks % DEADLINES_EVERY == 0:
             self._end_overdue(now)
-        if self._ticks % TELL_EVERY == 0 and dispatcher.events:
-            self._tell(reason)
         dispatcher.poke()
         working = dispatcher.in_flight_calls or dispatcher.queued
+        if (self._ticks % TELL_EVERY == 0 or not working) and dispatcher.events:
+            self._tell(reason)  # before a rest, too: what is shown would else stay as it was in the middle of the work
         self._timer = self._loop.call_later(SECONDS, self._tick) if working else None
 
     def _forgive(self, lag: float) -> None:

@@ -11,22 +11,26 @@ class Gate:
     """Pure state on the loop's clock; the dispatcher asks and tells. ``closed`` is False in ordinary times.
 
     ``episode`` counts the closings, and a call keeps the one that it started in: all refusals of calls from before the
-    last closing say one thing once.
+    last closing say one thing once. Beside all this the user may have the gate ``paused``, which says nothing of the
+    server: whatever is answered meanwhile, nothing starts before it is lifted.
     """
 
-    __slots__ = ("_opens", "_patience", "_probe_out", "_shut", "closed", "episode", "previous")
+    __slots__ = ("_opens", "_patience", "_probe_out", "_shut", "closed", "episode", "paused", "previous")
 
     def __init__(self) -> None:
         self._opens = 0.0
         self._patience = float("inf")
         self._probe_out = False
         self._shut = False
+        self.paused = False
         self.closed = False  # until a call that is younger than the reason has been served
         self.episode = 0
         self.previous = 0.0  # the last episode's wait, from which the backoff goes on
 
     def wait(self, now: float) -> float:
-        """Seconds until a call may start; 0.0 for now, infinite while the probe is out."""
+        """Seconds until a call may start; 0.0 for now, infinite while the probe is out or the user pauses."""
+        if self.paused:
+            return float("inf")
         if not self.closed:
             return 0.0
         if self._shut:

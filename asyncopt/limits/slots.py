@@ -37,11 +37,11 @@ class Slots:
     """The places for calls in flight; a call holds one from its start to its answer, and never while it waits."""
 
     __slots__ = ("_answers", "_base", "_before", "_cool_until", "_every", "_failed", "_most_used", "_opening",
-                 "_ramping", "_rate", "_resume", "_rounds", "_samples", "_skip", "_spoken", "_trusted", "in_use",
-                 "limit", "range")  # fmt: skip
+                 "_ramping", "_rate", "_resume", "_rounds", "_samples", "_skip", "_spoken", "_stated", "_trusted",
+                 "in_use", "limit", "range")  # fmt: skip
 
     def __init__(self, concurrency: Concurrency = HOSTED, *, careful: bool = False) -> None:
-        self.range = concurrency
+        self.range = self._stated = concurrency
         careful = careful and not (concurrency.fixed and concurrency.start <= SMALL)
         self.limit = min(concurrency.start, OPENING) if careful else concurrency.start
         self._opening = self.limit < concurrency.start
@@ -71,6 +71,15 @@ class Slots:
         self.limit = min(self.limit, most)
         self._opening = self.limit < self.range.start
         return True
+
+    def set(self, most: int) -> None:
+        """So many from now on, and never more; refusals and latency may go below, where no fixed number was stated."""
+        least = most if self._stated.fixed else min(self._stated.least, most)
+        self.range = Concurrency(least, most, most)
+        self.limit = most
+        self._opening, self._resume = False, 0
+        self._samples.clear()
+        self._skip = self.in_use  # those were asked under the old limit
 
     @property
     def watching(self) -> bool:
