@@ -19,6 +19,7 @@ from asyncopt.optimizers import OPRO, RandomSearch
 from asyncopt.published import PAPERS, Row, rows
 from asyncopt.tasks import LinearRegression, Task, load
 from asyncopt.tasks.bbh import STEMS
+from asyncopt.tasks.dln import STEMS as DLN_STEMS
 from asyncopt.tasks.objective import Objective
 from asyncopt.tasks.tsp import TSP
 from asyncopt.testing import AnswerModel, Constant, SimulatedAPI, items_of, run_virtual
@@ -185,8 +186,19 @@ def test_filters_tell_the_empty_instruction_from_none() -> None:
 
 
 def test_another_paper_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'dln-paper'; there are opro-paper"):
-        rows("dln-paper")
+    with pytest.raises(ConfigError, match=r"'ape-paper'; there are opro-paper, dln-paper"):
+        rows("ape-paper")
+
+
+def test_the_tables_of_dln_have_all_their_numbers() -> None:
+    found = rows("dln-paper")
+    assert Counter(row.source for row in found) == {"Table 1": 10 * 9, "Tables 2, 5, 6 and 9": 35}
+    assert {row.task for row in found} == {f"dln/{stem}" for stem in DLN_STEMS if stem != "gsm8k"}
+    assert len({(row.task, row.scorer, row.optimizer) for row in found}) == len(found)
+    # The paper says by how much two layers are better than one, on the mean of its five tasks.
+    two = {row.task: number(row) for row in found if row.optimizer == "DLN-2 end-to-end"}
+    one = {row.task: number(row) for row in found if row.optimizer == "DLN-1" and row.scorer == "GPT-3"}
+    assert fmean(two[task] - one[task] for task in two) == pytest.approx(7.2, abs=0.05)
 
 
 # -- runs beside them --------------------------------------------------------------------------------------------------

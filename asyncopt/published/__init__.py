@@ -15,7 +15,11 @@ __all__ = ["PAPERS", "Metric", "Row", "rows"]
 Metric: TypeAlias = Literal["accuracy", "gap", "steps", "unique_pairs"]
 
 PAPERS = MappingProxyType(
-    {"opro-paper": "Yang et al., Large Language Models as Optimizers, ICLR 2024 (arXiv 2309.03409v3)"}
+    {
+        "opro-paper": "Yang et al., Large Language Models as Optimizers, ICLR 2024 (arXiv 2309.03409v3)",
+        "dln-paper": "Sordoni et al., Joint Prompt Optimization of Stacked LLMs using Variational Inference, "
+        "NeurIPS 2023 (arXiv 2306.12509v2)",
+    }
 )
 
 
@@ -24,8 +28,9 @@ class Row:
     """One number of a paper, as printed there, and what it was measured on; what does not apply is None.
 
     ``value`` is in percent for an accuracy and for a gap to the optimum; it is None where the paper has none, because
-    no run came to the optimum. ``optimizer`` is the model that proposed, or the heuristic, and None for an instruction
-    that people wrote. ``start`` and ``instruction`` may be the empty text; long instructions are left out. A ``step``
+    no run came to the optimum. ``optimizer`` is the model that proposed, the heuristic or the method, and None for an
+    instruction that people wrote. ``start`` and ``instruction`` may be the empty text; long ones are left out, or
+    described in brackets. A ``step``
     of 0 is the starting point.
     """
 

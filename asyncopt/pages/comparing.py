@@ -1,0 +1,36 @@
+"""Several runs beside each other, as a page shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asyncopt.records import Run
+from asyncopt.records.compare import compare
+
+
+def comparison(runs: Sequence[Run]) -> dict[str, Any]:
+    """How the best candidates of several runs differ from the first run's, on the held-out examples of both.
+
+    ``first``: its name; ``paired``: ``name``, ``n``, ``difference``, ``low``, ``high`` (95 %), ``only_first``,
+    ``only_this`` (examples that one of the two alone got right), ``p`` (McNemar's; None where grades are no
+    rights and wrongs); ``notes``: why others are not paired, and what else stands against comparing.
+    """
+    compared = compare(runs)
+    notes = list(compared.notes)
+    if len({(run.task, run.fingerprint) for run in runs}) > 1:
+        notes.insert(0, "These runs are not of one task with one split: compare the gains of each, not their scores.")
+    if len({run.models.get("scorer") for run in runs}) > 1:
+        notes.insert(0, "These runs were scored by different models.")
+    names = ("n", "difference", "low", "high", "only_first", "only_this", "p")
+    paired = [
+        {"name": name_of(Path(one.directory)), **{name: getattr(one, name) for name in names}}
+        for one in compared.paired
+    ]
+    return {"first": name_of(runs[0].directory), "paired": paired, "notes": notes}
+
+
+def name_of(directory: Path) -> str:
+    """The name that a run goes by on a page: its directory's."""
+    return directory.resolve().name
