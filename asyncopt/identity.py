@@ -1,8 +1,8 @@
 """The name under which an answer is cached and journalled: everything that decides it, and nothing else.
 
-In the key: the endpoint's identity, the model, the messages, every sampling parameter and the draw. Never in it: the
-API key, headers, timeouts, or a free port. A stated identity (the embedded model's weights, a simulated API's seed)
-stands in for the base URL where the address says nothing about who answers.
+In the key: the endpoint's identity, the model, the messages, every sampling parameter, the draw and further fields.
+Never in it: the API key, headers, timeouts, or a free port. A stated identity (the embedded model's weights, a
+simulated API's seed) stands in for the base URL where the address says nothing about who answers.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def _contents(request: Request) -> list[object]:
     if isinstance(request, Likelihood):
         return ["likelihood", prompt, request.continuation]  # of a Generate the first item is a list
     sampling = request.sampling
+    # Only where there is any, so that the keys of all other requests stay what they were.
+    extra = [request.extra] if request.extra else []
     return [
         prompt,
         sampling.temperature,
@@ -74,4 +76,5 @@ def _contents(request: Request) -> list[object]:
         sampling.draw,
         sampling.grammar,
         request.top_logprobs,
+        *extra,
     ]

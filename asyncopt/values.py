@@ -84,11 +84,16 @@ Prompt: TypeAlias = "str | Sequence[Message]"
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """A request to continue a conversation; answered by a :class:`Completion`."""
+    """A request to continue a conversation; answered by a :class:`Completion`.
+
+    ``extra`` is the text of a JSON object with further fields for the body, such as ``{"response_format": ...}``; they
+    take the place of fields of the same name. Only servers with :attr:`Capabilities.extra` are asked with it.
+    """
 
     prompt: tuple[Message, ...]
     sampling: Sampling = DEFAULT_SAMPLING
     top_logprobs: int = 0
+    extra: str = ""
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -370,7 +375,8 @@ class Capabilities:
     """What an endpoint can be asked for.
 
     ``chat`` and ``completion`` say whether messages and raw text are continued; ``top_logprobs`` how many alternatives
-    an answer's tokens may come with, 0 for none; ``prompt_logprobs`` whether a :class:`Likelihood` is answered.
+    an answer's tokens may come with, 0 for none; ``prompt_logprobs`` whether a :class:`Likelihood` is answered;
+    ``extra`` whether further fields of a body are passed on.
     """
 
     chat: bool = True
@@ -383,3 +389,4 @@ class Capabilities:
     batch: bool = False
     grammar: bool = False
     stream: bool = False
+    extra: bool = False

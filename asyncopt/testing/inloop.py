@@ -89,6 +89,7 @@ def _capabilities(codec: Codec, abilities: Abilities) -> Capabilities:
         logit_bias=abilities.logit_bias,
         grammar=abilities.tokens_by_name,
         stream=True,
+        extra=True,
     )
 
 
