@@ -1,6 +1,6 @@
-"""``--dry-run``: how many calls, tokens and dollars a run or a sweep may take, before any of them.
+"""``--dry-run``: a plan without pilot calls, and how many calls, tokens and dollars a run or a sweep takes at most.
 
-Counted from the configuration alone. Calls and output tokens are the most there can be: every sample is a new
+The most is counted from the configuration alone: every sample is a new
 candidate, every answer as long as it may be, nothing is cached. Input tokens are bytes of the real prompts by the usual
 ratio, with instructions of the length that the paper's have, and meta-prompts with a full history.
 """
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from random import Random
 
 from asyncopt import codec
+from asyncopt.cli.expected import expected, lines_of
 from asyncopt.cli.models import roles
 from asyncopt.config import Config, ModelConfig, OtherOptimizerConfig
 from asyncopt.errors import ConfigError
@@ -42,20 +43,31 @@ class Part:
 
 
 def dry_run(configs: Sequence[Config], *, json: bool) -> None:
-    """Print what the runs of these configurations may take together, and send nothing."""
-    every = [part for config in configs for part in planned(config)]
+    """Print what the runs of these configurations will and may take together, and send nothing."""
+    found = expected(configs, {})
+    budget = configs[0].budget.model_dump() if len(configs) == 1 else {}
+    every = [part for config in configs if _is_counted(config) for part in planned(config)]
     names = dict.fromkeys(part.part for part in every)
     parts = [_sum(name, [part for part in every if part.part == name]) for name in names]
     total = _sum("total", every)
     if json:
-        value = {"parts": [asdict(part) for part in parts], "total": asdict(total)}
-        sys.stdout.write(codec.dumps({"event": "dry-run", "studies": len(configs), **value}).decode() + "\n")
+        value: dict[str, object] = {"event": "dry-run", "studies": len(configs)}
+        if every:
+            value |= {"parts": [asdict(part) for part in parts], "total": asdict(total)}
+        value |= {"expected": found.to_json(budget)}
+        sys.stdout.write(codec.json_line(value))
         return
     head = f"{len(configs)} studies" if len(configs) > 1 else ""
     print(f"{head:12} {'calls':>10} {'input tokens':>14} {'output tokens':>14}  at most; nothing was sent")
-    for part in [*parts, total]:
+    for part in [*parts, total] if every else []:
         usd = "" if part.usd is None else f"  ${part.usd:.2f}"
         print(f"{part.part:12} {part.calls:10,} {part.input_tokens:14,} {part.output_tokens:14,}{usd}")
+    print("\n".join(lines_of(found, budget, pilot=False)))
+
+
+def _is_counted(config: Config) -> bool:
+    """Whether there is a count of the most that it takes: how often networks ask depends on what they find."""
+    return not isinstance(config.optimizer, OtherOptimizerConfig)
 
 
 def _sum(name: str, parts: Sequence[Part]) -> Part:
@@ -71,7 +83,7 @@ def planned(config: Config) -> list[Part]:
     optimizer = config.build_optimizer(task)
     if isinstance(config.optimizer, OtherOptimizerConfig):
         raise ConfigError(
-            f"a dry run counts OPRO's calls, and this is {optimizer.name}; `asyncopt simulate --study` has its figures"
+            f"the most is counted of OPRO's calls, and this is {optimizer.name}; `asyncopt plan` expects its calls"
         )
     proposals = _proposals(optimizer, task, roles(config).get("proposer"))
     if not isinstance(task, Task):

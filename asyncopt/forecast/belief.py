@@ -1,0 +1,219 @@
+"""What may be true of models and proposals, given a pilot: one draw of everything that a run depends on.
+
+A draw is one world that the pilot leaves possible. A run is played in many of them, and the spread of what it comes to
+is the interval. Where there was no pilot the draws come from typical values, and are wide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from asyncopt.forecast.pilot import Answered, Pilot
+from asyncopt.forecast.prompts import Sort
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.random import Generator as Random
+
+_SECONDS, _SECONDS_SPREAD = 1.5, 0.8  # median latency of a hosted model, and the log-sd between models
+_SPREAD = (0.25, 0.9)  # log-sd of one model's latencies, where none was seen
+_OUTLYING = 4.0  # log-sds above the median from which a latency belongs to the tail
+_TAILED = 0.5  # of models have a tail: some calls that are much slower than the others
+_TAIL_SHARE = (1.0, 60.0)  # Beta: their share of the calls where there are any
+_TAIL_FACTOR = (3.0, 15.0)
+_LATENCIES = 2048
+_REPEATED = (0.3, 15.0)  # Beta: share of proposals that an earlier step has tried
+_REPEATED_BY_TWINS = (0.35, 6.0)  # where the pilot's proposals had twins
+_USABLE = (0.5, 12.0)  # Beta, beside what the pilot saw: of no use, of use
+_SHORT = 4.0  # tokens of the shortest usual answer
+_ANSWERS_SPREAD = 0.15  # log-sd of the length of answers under other instructions
+_PROMPTS_SPREAD = 0.03  # log-sd of the length of prompts, beside that of their instructions
+_GROWTH = (0.2, 0.2)  # exponent of the length of instructions over the steps: mean, sd
+_KINDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 512, 1 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Tokens that a server counts for each estimated of a prompt, and tokens of an answer in the mean."""
+
+    ratio: float
+    received: float
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """One draw. ``distinct`` is among how many different proposals a step's samples are drawn, and
+    ``distinct_hidden`` the hidden texts of an example.
+
+    ``repeated`` and ``unusable`` are shares of proposals; ``instruction`` are tokens of one in the first step, times
+    (1 + step / 5) to the power of ``growth`` later. Answers have ``scored`` and ``proposed`` tokens in the mean, and
+    prompts ``scoring_ratio`` and ``proposing_ratio`` times as many as estimated; ``lengths`` are those of each sort of
+    call that the pilot made. ``pace`` is from 0 to 1, how much of a quota comes out; of calls under a quota that
+    nobody stated a share ``refused`` is made again.
+    """
+
+    scoring_seconds: Sequence[float]
+    proposing_seconds: Sequence[float]
+    distinct: int
+    distinct_hidden: int
+    repeated: float
+    unusable: float
+    instruction: float
+    growth: float
+    scored: float
+    proposed: float
+    scoring_ratio: float
+    proposing_ratio: float
+    accuracy: float
+    refunds: bool
+    pace: float
+    refused: float
+    lengths: Mapping[Sort, Length]
+    draws: Random = field(repr=False)
+
+    def instruction_at(self, step: int) -> float:
+        """Tokens of an instruction that this step proposes."""
+        return self.instruction * float((1 + max(step, 0) / 5) ** self.growth)
+
+    def endless(self, seconds: Sequence[float]) -> Iterator[float]:
+        """The latencies again and again, from a random place on."""
+        start = int(self.draws.integers(len(seconds)))
+        return cycle([*seconds[start:], *seconds[:start]])
+
+
+def believe(pilot: Pilot, draws: Random, *, scored_at_most: int, proposed_at_most: int) -> Belief:
+    """One draw; the limits are the ``max_tokens`` of answers and of proposals, for where no answer was seen."""
+    scoring, proposals, texts = pilot.scoring, pilot.proposals, pilot.texts
+    usable = [text for text in texts if text is not None]
+    right = sum(sum(row) / len(row) for row in pilot.scores)
+    return Belief(
+        _latencies(draws, scoring.seconds or proposals.seconds, ()),
+        _latencies(draws, proposals.seconds, scoring.seconds),
+        _distinct(draws, usable),
+        _distinct(draws, usable if draws.random() < 0.5 else ()),
+        float(draws.beta(*(_REPEATED if len(set(usable)) == len(usable) else _REPEATED_BY_TWINS))),
+        float(draws.beta(_USABLE[0] + len(texts) - len(usable), _USABLE[1] + len(usable))),
+        _instruction(draws, usable),
+        float(draws.normal(*_GROWTH)),
+        length_of(draws, scoring.received, scored_at_most),
+        length_of(draws, proposals.received, proposed_at_most),
+        _ratio(draws, scoring),
+        _ratio(draws, proposals if proposals.sent else scoring),
+        float(draws.beta(1 + right, 1 + len(pilot.scores) - right)),
+        bool(draws.random() < 0.5),
+        float(draws.uniform(0.0, 1.0)),
+        float(draws.uniform(0.0, 0.015)),
+        {
+            sort: Length(_ratio(draws, one.only(sort)), length_of(draws, one.only(sort).received, 0))
+            for one in (scoring, proposals)
+            for sort in dict.fromkeys(one.sorts)
+        },
+        draws,
+    )
+
+
+def _latencies(draws: Random, own: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Latencies of one model: log-normal as those that were seen, and a tail that may not have been seen."""
+    import numpy as np
+
+    usual, slow = _parted(own)
+    spread, freedom = _spread(usual, _parted(others)[0])
+    if usual:
+        if spread > 0.0:
+            spread *= math.sqrt(freedom / draws.chisquare(freedom))
+        centre = float(np.mean(np.log(usual))) + spread * draws.normal() / math.sqrt(len(usual))
+    else:
+        seen = float(np.mean(np.log(others))) if others else math.log(_SECONDS)
+        centre, spread = seen + _SECONDS_SPREAD * draws.normal(), spread or float(draws.uniform(*_SPREAD))
+    other_usual, other_slow = _parted(others)
+    share = _tail_share(draws, len(slow) + len(other_slow), len(usual) + len(other_usual))
+    least, most = (math.log(factor) for factor in _TAIL_FACTOR)
+    factor = math.exp(draws.uniform(least, most))
+    if slow:
+        factor = float(np.mean(np.log(slow))) - centre
+        factor = math.exp(factor + 0.4 * draws.normal() / math.sqrt(len(slow)))
+    seconds = np.exp(centre + spread * draws.standard_normal(_LATENCIES))
+    seconds[draws.random(_LATENCIES) < share] *= factor
+    found: list[float] = seconds.tolist()
+    return found
+
+
+def _tail_share(draws: Random, slow: int, usual: int) -> float:
+    """The share of slow calls, 0.0 where there is no tail: the fewer were seen, the likelier."""
+    before, others = _TAIL_SHARE
+    unseen = others / (others + usual)  # the chance of seeing none with a tail
+    tailed = 1.0 if slow else _TAILED * unseen / (_TAILED * unseen + 1 - _TAILED)
+    return float(draws.beta(before + slow, others + usual)) if draws.random() < tailed else 0.0
+
+
+def _parted(seconds: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The usual latencies, and those of the tail."""
+    import numpy as np
+
+    positive = sorted(max(value, 1e-6) for value in seconds)
+    if len(positive) < 4:
+        return positive, []
+    logs = np.log(positive)
+    low, middle, high = (float(value) for value in np.quantile(logs, (0.25, 0.5, 0.75)))
+    limit = math.exp(middle + max(_OUTLYING * (high - low) / 1.349, math.log(1.5)))
+    return [value for value in positive if value <= limit], [value for value in positive if value > limit]
+
+
+def _spread(own: Sequence[float], others: Sequence[float]) -> tuple[float, int]:
+    """The log-sd within both groups, and its degrees of freedom."""
+    import numpy as np
+
+    groups = [np.log(group) for group in (own, others) if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in groups)
+    if not freedom:
+        return 0.0, 1
+    return math.sqrt(sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / freedom), freedom
+
+
+def _distinct(draws: Random, texts: Sequence[str]) -> int:
+    """Among how many different proposals a step draws, by how many of the pilot's were different."""
+    weights = [_chance(len(texts), len(set(texts)), kinds) for kinds in _KINDS]
+    weights[-1] *= 4.0  # most models hardly ever repeat themselves within a step
+    total = sum(weights)
+    return int(draws.choice(_KINDS, p=[weight / total for weight in weights]))
+
+
+@lru_cache(maxsize=256)
+def _chance(drawn: int, different: int, kinds: int) -> float:
+    """The probability of so many different ones among ``drawn`` uniform draws from ``kinds`` (occupancy)."""
+    chances = {0: 1.0}
+    for _ in range(drawn):
+        later: dict[int, float] = {}
+        for seen, chance in chances.items():
+            later[seen] = later.get(seen, 0.0) + chance * seen / kinds
+            later[seen + 1] = later.get(seen + 1, 0.0) + chance * max(kinds - seen, 0) / kinds
+        chances = later
+    return chances.get(different, 0.0)
+
+
+def _instruction(draws: Random, texts: Sequence[str]) -> float:
+    """Tokens of an instruction in the first step, by the usual ratio of bytes."""
+    lengths = [len(text.encode("utf-8", "replace")) / 4 for text in texts]
+    if not lengths:
+        return float(40.0 * math.exp(0.5 * draws.normal()))
+    return max(float(draws.choice(lengths, len(lengths)).mean()), 1.0)
+
+
+def length_of(draws: Random, received: Sequence[int], most: int) -> float:
+    """Mean tokens of answers: a bootstrap of those that were seen, or some part of the most."""
+    if not received:
+        return float(min(math.exp(draws.uniform(math.log(_SHORT), math.log(max(most, _SHORT)))), most))
+    return float(draws.choice(received, len(received)).mean() * math.exp(_ANSWERS_SPREAD * draws.normal()))
+
+
+def _ratio(draws: Random, answered: Answered) -> float:
+    """Tokens that the server counts, for each estimated."""
+    if not answered.sent or not sum(answered.estimated):
+        return float(math.exp(0.15 * draws.normal()))
+    return float(sum(answered.sent) / sum(answered.estimated) * math.exp(_PROMPTS_SPREAD * draws.normal()))
