@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
+
+from asyncopt.values import Completion, Request
 
 _log = logging.getLogger("asyncopt")
 _FAILURES_FORGIVEN = 3
@@ -13,7 +15,11 @@ _FAILURES_FORGIVEN = 3
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """One call has its final answer. ``outcome`` is "completed" or a fault kind; times are in seconds."""
+    """One call has its final answer. ``outcome`` is "completed" or a fault kind; times are in seconds.
+
+    ``service`` and ``usd`` are of the last attempt; the latter is 0 where the model has no price. ``server`` is the
+    endpoint's base URL, or its identity where it has none. A failed call has no ``completion``.
+    """
 
     model: str
     outcome: str
@@ -22,6 +28,10 @@ class CallEnded:
     service: float
     input_tokens: int
     output_tokens: int
+    server: str = ""
+    usd: float = 0.0
+    request: Request | None = field(default=None, repr=False, compare=False)
+    completion: Completion | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,13 @@ class StudyFinished:
     result: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class StudyStopped:
+    """A study ended without a result; ``error`` is the name of what was raised, such as BudgetExhausted."""
+
+    error: str
+
+
 Event: TypeAlias = (
     CallEnded
     | AttemptFailed
@@ -154,6 +171,7 @@ Event: TypeAlias = (
     | StepValidated
     | Note
     | StudyFinished
+    | StudyStopped
 )
 
 

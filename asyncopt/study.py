@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from asyncopt.chronicle import Chronicle, recorded
 from asyncopt.directory import RunDirectory
 from asyncopt.engine import Model
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, StudyFailed
-from asyncopt.events import Event, Events, Note, Observer, StudyFinished, StudyStarted
+from asyncopt.events import Event, Events, Note, Observer, StudyFinished, StudyStarted, StudyStopped
 from asyncopt.files import DISK, Disk
 from asyncopt.limits.budget import UNLIMITED, Account, Budget, require_price
 from asyncopt.optimizers.base import AnyTask, Optimizer, Search
@@ -122,7 +123,7 @@ class Study:
         run = self._open_directory()
         try:
             finished = self._chronicle.open(run, script)
-            return await self._bounded() if finished is None else finished
+            return await self._told() if finished is None else finished
         except StudyFailed as failure:
             complaint = self._scoring.complaint
             raise StudyFailed(f"{failure} ({complaint})" if complaint else str(failure)) from None
@@ -133,6 +134,13 @@ class Study:
         if self.directory is None:
             return None
         return RunDirectory(self.directory, self.subject(), self._config, self._disk)
+
+    async def _told(self) -> Result:
+        try:
+            return await self._bounded()
+        except BaseException as error:  # cancelled, too: whoever watches is to know that no more comes
+            self.events_hub.emit(StudyStopped(type(error).__name__))
+            raise
 
     async def _bounded(self) -> Result:
         seconds = self.account.budget.seconds
@@ -173,7 +181,7 @@ class Study:
         self.events_hub.emit(StudyFinished(result.to_json()))
         return result
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """The study's events as they happen, the result's last; leaving the loop cancels the study."""
         send, receive = anyio.create_memory_object_stream[Event](_EVENT_BUFFER)
 
@@ -279,6 +287,8 @@ class Study:
 
 def name_of(metric: Metric) -> str:
     """What tells two metrics apart: where they are defined. Their code may change unseen."""
+    while isinstance(metric, partial):
+        metric = metric.func
     kind = type(metric)
     return f"{getattr(metric, '__module__', kind.__module__)}.{getattr(metric, '__qualname__', kind.__qualname__)}"
 
