@@ -263,7 +263,8 @@ class Config(BaseModel):
     budget: BudgetConfig = BudgetConfig()
     seed: _Count = Field(default=0, ge=0)
     mode: Mode = "parallel"
-    trace: bool = False
+    trace: bool = True
+    observers: tuple[str, ...] = ()
     cache: Path | None = None
     use_cache: bool = True
 

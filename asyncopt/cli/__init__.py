@@ -18,16 +18,18 @@ def main() -> None:
 
 def _main() -> None:
     from asyncopt.cli.app import app
+    from asyncopt.cli.keys import refuse_keys, without_keys
     from asyncopt.cli.signals import flush_outputs, guard_outputs
     from asyncopt.codec import printable
-    from asyncopt.endpoints.secret import redact_patterns
     from asyncopt.errors import AsyncoptError
 
     guard_outputs()
     try:
+        if sys.argv[1:2] != ["simulate"]:  # its --key is for a server of one's own, and is meant to be told
+            refuse_keys("\n".join(sys.argv[1:]), "the command line has")
         app()
     except AsyncoptError as error:
-        print(f"asyncopt: {printable(redact_patterns(str(error)), LONGEST_ERROR)}", file=sys.stderr)
+        print(f"asyncopt: {printable(without_keys(str(error)), LONGEST_ERROR)}", file=sys.stderr)
         sys.exit(error.exit_code)
     finally:
         flush_outputs()

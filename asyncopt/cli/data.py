@@ -42,7 +42,7 @@ def list_data(data: Path | None, *, json: bool) -> None:
             continue
         for path, presence in found.items():
             row = {"name": one.name, "path": path, "presence": presence, "licence": one.licence}
-            sys.stdout.write(codec.dumps(row).decode() + "\n")
+            sys.stdout.write(codec.json_line(row))
 
 
 def _folder(data: Path | None) -> Path:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +23,6 @@ from asyncopt.result import Result
 from asyncopt.study import Study
 
 PLAIN_SECONDS = 10.0
-RICH_SECONDS = 0.25
-BAR_WIDTH = 40
 LONG_PAUSE = 5.0  # seconds: shorter ones are the ordinary work of a rate limit; an outage pauses for as long at least
 
 
@@ -37,12 +35,13 @@ class ServesLocally(Protocol):
 class Display:
     """Plain lines on standard error; the other displays are this one with other lines."""
 
+    interval = PLAIN_SECONDS
+
     def __init__(self) -> None:
         self.status = Status()
         self.servers: list[Any] = []
         self.unscored = 0  # examples of the result's instructions that ended without a score
         self._engine: Engine | None = None
-        self._interval = PLAIN_SECONDS
 
     def notify(self, event: Event) -> None:
         self.status.see(event)
@@ -67,6 +66,15 @@ class Display:
     def show(self, figures: Figures) -> None:
         self.line(figures_line(figures, self.limiting()))
 
+    def work(self, what: str, done: int, of: int, facts: Sequence[str]) -> None:
+        """How far work that is no study's has come."""
+        self.line(" · ".join([f"{done}/{of} {what}", *facts]))
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Show progress until the block is left."""
+        yield
+
     def limiting(self) -> dict[str, str]:
         """Why not more calls are in flight now, by the scope of each dispatcher that has something to do."""
         dispatchers = () if self._engine is None else self._engine.dispatchers
@@ -86,22 +94,19 @@ class Display:
         self._engine = engine
         self.status.watch(study, engine)
         self.launch(study, place)
-        ticking = asyncio.get_running_loop().create_task(self._tick())
-        try:
-            yield
-        finally:
-            ticking.cancel()
-            with suppress(asyncio.CancelledError):
-                await ticking
-            self.ended()
+        with self.open():
+            ticking = asyncio.get_running_loop().create_task(self._tick())
+            try:
+                yield
+            finally:
+                ticking.cancel()
+                with suppress(asyncio.CancelledError):
+                    await ticking
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(self.interval)
             self.show(self.status.look())
-
-    def ended(self) -> None:
-        """The last progress was shown."""
 
     def result(self, result: Result, baseline: Result | None, place: Path) -> None:
         for line in summary_lines(result, baseline, place, self.local_cpu_seconds(), self.attributions()):
@@ -126,7 +131,7 @@ class JsonDisplay(Display):
         self._put({"event": "validation", **asdict(event)})
 
     def _put(self, value: dict[str, Any]) -> None:
-        sys.stdout.write(codec.dumps(value).decode() + "\n")
+        sys.stdout.write(codec.json_line(value))
         sys.stdout.flush()
 
     def line(self, text: str) -> None:
@@ -148,70 +153,25 @@ class JsonDisplay(Display):
         self._put(done)
 
 
-class RichDisplay(Display):
-    """A panel on the terminal that is drawn anew four times a second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from rich.console import Console
-        from rich.live import Live
-
-        self._interval = RICH_SECONDS
-        console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._on = False
-
-    def launch(self, study: Study, place: Path) -> None:
-        super().launch(study, place)
-        self._live.start()
-        self._on = True
+class NoDisplay(Display):
+    """Nothing while the run goes on; its result all the same, on standard output."""
 
     def line(self, text: str) -> None:
-        if self._on:
-            self._live.console.print(codec.printable(text, 400))
-        else:
-            super().line(text)
+        """Nobody wants to know."""
 
     def show(self, figures: Figures) -> None:
-        if self._on:
-            self._live.update(self._panel(figures), refresh=True)
-
-    def notify(self, event: Event) -> None:
-        known = self.status.best
-        super().notify(event)
-        if isinstance(event, StepFinished) and event.best != known:
-            score = "" if event.best_score is None else f" {_figure(event.best_score)}"
-            self.line(f"step {event.step + 1}: best{score}: {event.best}")
-
-    def _panel(self, figures: Figures) -> Any:
-        from rich.text import Text
-
-        done = BAR_WIDTH * figures.step // max(figures.steps, 1)
-        best = codec.printable(figures.best, 150) if figures.best else "scoring the starting points"
-        bar = "━" * done + "─" * (BAR_WIDTH - done)
-        return Text("\n".join((figures_line(figures, self.limiting()), bar, best)), no_wrap=True, overflow="ellipsis")
-
-    def ended(self) -> None:
-        self._on = False
-        self._live.stop()
-
-
-def choose_display(*, json: bool) -> Display:
-    """The display for what standard error is."""
-    if json:
-        return JsonDisplay()
-    return RichDisplay() if sys.stderr.isatty() else Display()
+        """Nobody wants to know."""
 
 
 def figures_line(figures: Figures, limiting: Mapping[str, str]) -> str:
     """The figures on one line, with what keeps more calls from being in flight."""
     parts = [f"step {figures.step}/{figures.steps}"]
     if figures.best_score is not None:
-        start = "" if figures.initial_score is None else f" (start {_figure(figures.initial_score)})"
-        parts.append(f"best {_figure(figures.best_score)}{start}")
+        start = "" if figures.initial_score is None else f" (start {score_text(figures.initial_score)})"
+        parts.append(f"best {score_text(figures.best_score, figures.low, figures.high)}{start}")
     reasons = " and ".join(dict.fromkeys(limiting.values()))
     parts += [
-        f"{figures.calls} calls, {figures.calls_per_second:.1f}/s",
+        f"{figures.calls} calls, {figures.calls_per_second:.1f}/s, {figures.tokens_per_second:.0f} tokens/s",
         f"{figures.in_flight}/{figures.concurrency} in flight" + (f", limited by {reasons}" if reasons else ""),
         f"{figures.queued} queued",
         f"{figures.throttled} 429s",
@@ -220,12 +180,19 @@ def figures_line(figures: Figures, limiting: Mapping[str, str]) -> str:
     if figures.failed_attempts:
         parts.append(f"{figures.failed_attempts} failed attempts")
     if figures.usd:
-        parts.append(f"${figures.usd:.4f}")
+        parts.append(usd_text(figures))
     if figures.eta is not None:
         parts.append(f"ETA {figures.eta:.0f} s")
     return " · ".join(parts)
 
 
-def _figure(score: float) -> str:
+def score_text(score: float, low: float | None = None, high: float | None = None) -> str:
+    """The score in three digits, and its interval if it has one."""
     # Three digits would hide what a step gained on a tour of length 1199.
-    return f"{score:.3g}" if abs(score) < 1000 else f"{score:.0f}"
+    text = f"{score:.3g}" if abs(score) < 1000 else f"{score:.0f}"
+    return text if low is None or high is None else f"{text} ({low:.3g} to {high:.3g})"
+
+
+def usd_text(figures: Figures) -> str:
+    """The dollars spent, and those left of a budget."""
+    return f"${figures.usd:.4f}" + ("" if figures.usd_left is None else f", ${figures.usd_left:.4f} left")

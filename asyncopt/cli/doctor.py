@@ -26,7 +26,7 @@ def doctor(directory: Path | None, repair: bool, json: bool) -> None:
         checks = [*(repair_run(directory) if repair else ()), *check_run(directory)]
     for check in checks:
         if json:
-            sys.stdout.write(codec.dumps({"event": "check", **asdict(check)}).decode() + "\n")
+            sys.stdout.write(codec.json_line({"event": "check", **asdict(check)}))
         else:
             print(f"{check.verdict}  {check.name:14} {codec.printable(check.detail, 400)}")
     if any(check.verdict == "fail" for check in checks):

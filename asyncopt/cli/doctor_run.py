@@ -17,7 +17,10 @@ from asyncopt.journal import Record, good_records, repair
 
 
 def check_run(directory: Path) -> Iterator[Check]:
-    """How the files of a run are; nothing is changed. Raises :class:`ConfigError` where there is no run."""
+    """How the files of a run are; only the note of who had its lock last is changed.
+
+    Raises :class:`ConfigError` where there is no run.
+    """
     _require_run(directory)
     yield _held(directory)
     manifest, check = _manifest(directory)

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias, get_args
 from asyncopt import codec
 from asyncopt.assess import Assessed, Assessment, Comparison, evaluate_instructions
 from asyncopt.baselines import CHOICES, FIRST_WORDS, FewShot, chain_of_thought, choice_of
-from asyncopt.cli.display import PLAIN_SECONDS, Display, choose_display
+from asyncopt.cli.display import Display
+from asyncopt.cli.display_choice import ShownAs, choose_display
 from asyncopt.cli.items import make_folder, write_files
 from asyncopt.cli.models import check_model, open_models, start_local_servers
 from asyncopt.cli.run import cache_path
@@ -22,7 +23,7 @@ from asyncopt.cli.summary import Attribution, attribution_lines, share
 from asyncopt.config import Config
 from asyncopt.directory import read_journal
 from asyncopt.engine import Engine
-from asyncopt.errors import ConfigError, DataError
+from asyncopt.errors import AsyncoptError, ConfigError, DataError
 from asyncopt.evaluate import PROMPTED, Program
 from asyncopt.events import Event, Events, ExampleEnded
 from asyncopt.files import cache_folder
@@ -138,8 +139,8 @@ def evaluate_given(
     fold: str,
     out: Path | None,
     min_score: float | None,
+    shown: ShownAs,
     *,
-    json: bool,
     baseline: Baseline = Baseline(),
     wait: bool = False,
 ) -> None:
@@ -153,7 +154,7 @@ def evaluate_given(
     if out is not None:
         make_folder(out)
     task, program = baseline.applied(task, config.seed)
-    display = choose_display(json=json)
+    display = choose_display(shown)
     ended: list[Ended] = []
     stop = Stop()
 
@@ -162,7 +163,11 @@ def evaluate_given(
         stop.watch(engine)
         ended.append(await _evaluate(config, task, program, instructions, folds[fold], display, engine))
 
-    stopped = run_in_loop(main, stop)
+    try:
+        stopped = run_in_loop(main, stop)
+    except AsyncoptError as error:  # made for studies; of an evaluation, only its cache goes on
+        error.args = tuple(str(text).replace("resume the study", "evaluate again") for text in error.args)
+        raise
     if stopped is not None:
         kept = "what was answered is in the cache, and is not asked again" if config.use_cache else "nothing was kept"
         print(f"asyncopt: stopped; {kept}", file=sys.stderr)
@@ -170,7 +175,7 @@ def evaluate_given(
     ((assessment, attributions),) = ended
     if out is not None:
         write_files(out, assessment)
-    if json:
+    if shown == "json":
         _put({"event": "done", **assessment.to_json(), "attribution": [asdict(one) for one in attributions]})
     else:
         print("\n".join(_lines(assessment, attributions)))
@@ -205,6 +210,7 @@ async def _evaluate(
         progress = _Progress(examples * len(instructions), engine, display)
         telling = asyncio.get_running_loop().create_task(progress.tell())
         stack.callback(telling.cancel)
+        stack.enter_context(display.open())
         events, budget = Events([progress]), config.budget.build()
         assessment = await evaluate_instructions(
             model, task, instructions, fold, budget=budget, events=events, program=program
@@ -213,7 +219,7 @@ async def _evaluate(
 
 
 class _Progress:
-    """Says every ten seconds how many of the items have ended, and what the engine is doing."""
+    """Says now and then how many of the items have ended, and what the engine is doing."""
 
     def __init__(self, items: int, engine: Engine, display: Display) -> None:
         self._items = items
@@ -226,24 +232,24 @@ class _Progress:
 
     async def tell(self) -> None:
         while True:
-            await asyncio.sleep(PLAIN_SECONDS)
-            self._display.line(self._line())
+            await asyncio.sleep(self._display.interval)
+            self._display.work("items", self._ended, self._items, self._facts())
 
-    def _line(self) -> str:
+    def _facts(self) -> list[str]:
         dispatchers = self._engine.dispatchers
-        parts = [f"{self._ended}/{self._items} items"]
-        parts.append(f"{sum(one.counts.attempts for one in dispatchers)} calls")
-        parts.append(f"{sum(one.in_flight for one in dispatchers)} in flight")
-        parts.append(f"{sum(one.queued for one in dispatchers)} queued")
-        parts.append(f"{sum(one.counts.throttled for one in dispatchers)} 429s")
-        return " · ".join(parts)
+        return [
+            f"{sum(one.counts.attempts for one in dispatchers)} calls",
+            f"{sum(one.in_flight for one in dispatchers)} in flight",
+            f"{sum(one.queued for one in dispatchers)} queued",
+            f"{sum(one.counts.throttled for one in dispatchers)} 429s",
+        ]
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
 def _put(value: dict[str, Any]) -> None:
-    sys.stdout.write(codec.dumps(value).decode() + "\n")
+    sys.stdout.write(codec.json_line(value))
 
 
 def _lines(assessment: Assessment, attributions: Sequence[Attribution]) -> list[str]:

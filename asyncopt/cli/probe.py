@@ -61,7 +61,7 @@ def probe_model(model: str, base_url: str | None, *, json: bool) -> None:
     if probe.failure is None:
         _keep(found)
     if json:
-        sys.stdout.write(codec.dumps({"event": "probed", **found}).decode() + "\n")
+        sys.stdout.write(codec.json_line({"event": "probed", **found}))
     else:
         print(f"{model} at {identity}, {probe.calls} calls of at most {TOKENS} tokens")
         print("\n".join(_lines(found)))
@@ -81,7 +81,7 @@ def list_probes(*, json: bool) -> None:
             print(f"asyncopt: {path} cannot be read and is left out; probe its model again", file=sys.stderr)
             continue
         if json:
-            sys.stdout.write(codec.dumps(found).decode() + "\n")
+            sys.stdout.write(codec.json_line(found))
         else:
             print("\n".join([title, *lines]))
 

@@ -6,17 +6,21 @@ import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from asyncopt import codec
-from asyncopt.cli.display import Display, choose_display
+from asyncopt.activity import Activity
+from asyncopt.cli.display import Display
+from asyncopt.cli.display_choice import ShownAs, choose_display
 from asyncopt.cli.models import check_model, open_models, roles, start_local_servers
 from asyncopt.cli.signals import Stop, run_in_loop
+from asyncopt.cli.summary import LONGEST_PATH
 from asyncopt.config import Config
-from asyncopt.directory import MANIFEST, RANDOM, fork
+from asyncopt.ctl import Controls
+from asyncopt.directory import MANIFEST, RANDOM, fork, lock
 from asyncopt.engine import Engine, Model
 from asyncopt.errors import AsyncoptError
 from asyncopt.events import Observer
@@ -26,7 +30,9 @@ from asyncopt.optimizers.base import AnyTask
 from asyncopt.result import Result
 from asyncopt.study import Study
 from asyncopt.tasks.task import Task
+from asyncopt.telemetry.named import maker_of, observing
 
+LONGEST_TITLE = 60  # bytes, in the names of new folders
 _RESUMABLE = (3, 4)  # exit codes after which the same run can go on: with more money, time or room, or with another key
 
 
@@ -43,15 +49,19 @@ class Manner:
     wait: bool = False
 
 
-def run_study(config: Config, directory: Path | None, *, json: bool, manner: Manner = Manner()) -> None:
+def run_study(config: Config, directory: Path | None, shown: ShownAs, *, manner: Manner = Manner()) -> None:
     """Run to the end and show the result; exits with 1 if examples have no score, above 128 when interrupted."""
     task = config.load_task()
+    for name in config.observers:
+        maker_of(name)  # before there is a directory
     for model in roles(config).values():
         check_model(model)
     place = directory or new_directory(f"{Path(task.name).stem}-{config.optimizer.name}")
-    display = choose_display(json=json)
+    display = choose_display(shown)
     stop = Stop()
     try:
+        if place.exists():
+            lock(place).release()  # who is refused loads no model, and touches nothing of whoever works there
         stopped = run_in_loop(partial(_run, config, task, place, display, manner, stop), stop)
     except AsyncoptError as error:
         if error.exit_code in _RESUMABLE:
@@ -68,27 +78,32 @@ def run_study(config: Config, directory: Path | None, *, json: bool, manner: Man
 def how_to_go_on(place: Path) -> str:
     """What to do with a run that was stopped, for people."""
     if (place / MANIFEST).exists():
-        return f"go on with: asyncopt resume {place}"
+        return f"go on with: asyncopt resume {codec.printable(str(place), LONGEST_PATH)}"
     return "nothing was begun; start it again"
 
 
 def new_directory(title: str) -> Path:
     """The path of a new folder below ``runs``, named after the time and the title."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
-    slug = "".join(char if char.isalnum() else "-" for char in title)[:60]
-    return Path("runs") / f"{stamp}-{slug}-{secrets.token_hex(2)}"
+    return Path("runs") / f"{stamp}-{codec.file_name(title, LONGEST_TITLE)}-{secrets.token_hex(2)}"
 
 
 async def _run(config: Config, task: AnyTask, place: Path, display: Display, manner: Manner, stop: Stop) -> None:
     async with AsyncExitStack() as stack:
+        watching = stack.enter_context(observing(config.observers))
         # Servers first, so that the engine is closed before they are: a call in flight never sees its server die.
         servers = await start_local_servers(config, stack, place / "local.log", display.line)
         display.servers = list(servers.values())
-        engine = Engine(cache=cache_path(config), observers=[display], wait=manner.wait)
+        engine = Engine(cache=cache_path(config), observers=[display, *watching], wait=manner.wait)
         await stack.enter_async_context(engine)
         stop.watch(engine)
         models = await open_models(config, engine, servers)
         study = study_of(config, task, models, place, display, manner.replay)
+        for observer in watching:
+            study.events_hub.add(observer)
+        # Only now is anything written: what was wrong with the settings has been said.
+        await stack.enter_async_context(Controls(place, engine, lambda: asdict(display.status.look()), stop.wind_up))
+        stack.enter_context(Activity(place, engine, study.account))
         async with display.showing(study, engine, place):
             if manner.parent is not None:
                 steps = fork(manner.parent, place, study.subject(), config.to_plain())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asyncopt.cli.keys import refuse_keys
 from asyncopt.config import Config, check, merged, parse_budget, parse_setting, read_toml
 from asyncopt.directory import MANIFEST, read_json, task_stated
 from asyncopt.errors import ConfigError
@@ -67,7 +68,7 @@ def settle(
         layers.append({"budget": parse_budget(budget)})
     layers += [parse_setting(setting) for setting in settings]
     tables = _absolute(_with_models(merged(layers), base_url))
-    return check(tables, task if task.endswith(".toml") else source)
+    return _checked(tables, task if task.endswith(".toml") else source)
 
 
 def settle_resumed(
@@ -87,7 +88,12 @@ def settle_resumed(
     if _text(saved, "task", "name") == "linear-regression" and "options" not in task_stated(manifest.get("subject")):
         # An older version, to which the seed was not the repetition: that was 0 where it was not stated.
         layers.insert(0, {"task": {"repetition": 0}})
-    return check(merged(layers), str(directory / MANIFEST))
+    return _checked(merged(layers), str(directory / MANIFEST))
+
+
+def _checked(tables: Mapping[str, Any], source: str) -> Config:
+    refuse_keys(repr(tables), f"{source} has")
+    return check(tables, source)
 
 
 def _relative_to(folder: Path, tables: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def show_run(directory: Path, *, json: bool) -> None:
         value = {"manifest": manifest, "records": [{"kind": record.kind, **record.data} for record in records]}
         if (random := read_random(directory)) is not None:
             value["random"] = random.to_json()
-        sys.stdout.write(codec.dumps(value).decode() + "\n")
+        sys.stdout.write(codec.json_line(value))
         return
     print(_title(manifest, directory))
     for record in records:
@@ -42,7 +42,7 @@ def show_against(directory: Path, paper: str, *, json: bool) -> None:
     runs, missing = runs_in(directory)
     comparisons = compare(runs, paper)
     if json:
-        sys.stdout.write(codec.dumps({**plain(comparisons, paper), "left_out": missing}).decode() + "\n")
+        sys.stdout.write(codec.json_line({**plain(comparisons, paper), "left_out": missing}))
         return
     for line in against_lines(comparisons, paper):
         print(line)
@@ -106,6 +106,6 @@ def list_tasks(*, json: bool) -> None:
     """Print the tasks that have names."""
     for info in catalogue():
         if json:
-            sys.stdout.write(codec.dumps(asdict(info)).decode() + "\n")
+            sys.stdout.write(codec.json_line(asdict(info)))
         else:
             print(f"{info.name:52} {info.summary}{' (needs --data)' if info.needs_data else ''}")

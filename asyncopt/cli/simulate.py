@@ -36,7 +36,7 @@ def simulate_study(options: Mapping[str, Any]) -> None:
     seeds = range(config.seed, config.seed + (options["repeat"] or 1))
     runs = [simulate(config.model_copy(update={"seed": seed}), server) for seed in seeds]
     if options["json"]:
-        sys.stdout.write(codec.dumps(_as_json(config, options, runs)).decode() + "\n")
+        sys.stdout.write(codec.json_line(_as_json(config, options, runs)))
         return
     for line in _run_lines(config, runs[0]) if len(runs) == 1 else _spread_lines(config, runs):
         print(line)

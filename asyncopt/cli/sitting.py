@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 from asyncopt import codec
+from asyncopt.activity import Activity
+from asyncopt.cli.display_choice import ShownAs
 from asyncopt.cli.models import open_models, roles, start_local_servers
 from asyncopt.cli.run import baseline_of, cache_path, study_of
 from asyncopt.cli.signals import Stop
 from asyncopt.cli.sweep_display import NotesOf, SweepDisplay
 from asyncopt.config import Config, ModelConfig, ModelsConfig
+from asyncopt.ctl import Controls
 from asyncopt.engine import Engine, Model
 from asyncopt.errors import BudgetExhausted
 from asyncopt.limits.budget import Account
@@ -20,6 +24,7 @@ from asyncopt.optimizers.base import AnyTask
 from asyncopt.repetitions import ended_json, results_csv, summary_json
 from asyncopt.study import Study
 from asyncopt.sweep import RESULT, Ended, Planned, Sweep, SweepDirectory, run_studies
+from asyncopt.telemetry import observing
 
 TABLE = "results.csv"
 
@@ -38,8 +43,8 @@ class Sitting:
         tasks: Mapping[str, AnyTask],
         kept: SweepDirectory,
         total: Account,
+        shown: ShownAs,
         *,
-        json: bool,
         wait: bool,
     ) -> None:
         self.sweep = sweep
@@ -48,18 +53,23 @@ class Sitting:
         self._kept = kept
         self._total = total
         self._wait = wait
-        self._display = SweepDisplay(sweep, total, json=json)
+        self._display = SweepDisplay(sweep, total, shown)
         self._studies: dict[str, Study] = {}
         self.ended: list[Ended] = []
+        self._count = 0  # of studies that have ended
 
     async def run(self, stop: Stop) -> None:
         """Run all studies, and keep and show what they came to."""
         config = self.sweep.planned[0].config
         async with AsyncExitStack() as stack:
+            # Of the engine alone: an observer takes what it hears of studies for one study.
+            watching = stack.enter_context(observing(config.observers))
             servers = await self._serve(stack)
-            engine = Engine(cache=cache_path(config), observers=[self._display], wait=self._wait)
+            engine = Engine(cache=cache_path(config), observers=[self._display, *watching], wait=self._wait)
             await stack.enter_async_context(engine)
             stop.watch(engine)
+            stack.enter_context(Activity(self.place, engine, self._total))
+            await stack.enter_async_context(Controls(self.place, engine, self._figures, stop.wind_up))
             models = {wanted: await _opened(wanted, config, engine, servers) for wanted in models_of(self.sweep)}
             for one in self.sweep.planned:
                 self._studies[one.name] = self._study(one, models)
@@ -67,6 +77,12 @@ class Sitting:
                 self.ended = await self._within_seconds()
             self._keep()
             self._display.results(self.ended, self.place)
+
+    def _figures(self) -> dict[str, Any]:
+        """The figures of all studies together, with those of earlier sittings."""
+        total = self._total
+        studies = {"studies": len(self.sweep.planned), "ended": self._count}
+        return {**studies, "calls": total.calls, "cache_hits": total.hits, "tokens": total.tokens, "usd": total.usd}
 
     async def _serve(self, stack: AsyncExitStack) -> dict[str, LastingServer]:
         servers: dict[str, LastingServer] = {}
@@ -87,10 +103,14 @@ class Sitting:
         seconds = self._total.budget.seconds
         try:
             async with asyncio.timeout(seconds):
-                return await run_studies(self.sweep.planned, self._run_one, self.sweep.at_once, self._display.ended)
+                return await run_studies(self.sweep.planned, self._run_one, self.sweep.at_once, self._on_ended)
         except TimeoutError:
             message = f"the budget of {seconds:g} seconds for this sitting is used up; resume the sweep"
             raise BudgetExhausted(message) from None
+
+    def _on_ended(self, ended: Ended) -> None:
+        self._count += 1
+        self._display.ended(ended)
 
     async def _run_one(self, one: Planned) -> Ended:
         self._display.began()

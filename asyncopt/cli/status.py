@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyncopt.engine import Engine
-from asyncopt.events import AttemptFailed, CandidateScored, Event, StepFinished, StudyStarted
+from asyncopt.events import AttemptFailed, CandidateScored, Event, ExampleEnded, StepFinished, StudyStarted
+from asyncopt.stats import wilson_interval
 from asyncopt.study import Study
 from asyncopt.tasks.task import Task
 
@@ -17,22 +18,34 @@ _THROTTLED = ("rate_limited", "ramp")
 
 @dataclass
 class Figures:
-    """One look at a study: counts since its start, ``calls_per_second`` lately, ``eta`` in seconds."""
+    """One look at a study: counts since its start, rates lately, ``eta`` in seconds.
+
+    ``low`` and ``high`` are the 95 % interval of a best score that is a share. ``scored`` examples of the step, or of
+    the ``fold`` after the last one, have ended. ``usd_left`` is what the study's budget still has, if it has one.
+    """
 
     step: int
     steps: int
     best_score: float | None
     best: str
+    low: float | None
+    high: float | None
     initial_score: float | None
+    fold: str
+    scored: int
     calls: int
     cache_hits: int
     calls_per_second: float
+    tokens: int
+    tokens_per_second: float
     in_flight: int
     concurrency: int
     queued: int
     throttled: int
     failed_attempts: int
+    retries: int
     usd: float
+    usd_left: float | None
     seconds: float
     eta: float | None
 
@@ -45,12 +58,15 @@ class Status:
         self.step = self.steps = self._first_step = 0
         self.best_score: float | None = None
         self.initial_score: float | None = None
-        self.throttled = self.failed_attempts = 0
+        self.throttled = self.failed_attempts = self.retries = 0
+        self.fold, self.scored = "train", 0
+        self._examples: dict[str, int] = {}  # behind the scores of this step's candidates
+        self._best_examples = 0
         self._study: Study | None = None
         self._engine: Engine | None = None
         self._began = self._last_time = self._first_step_at = 0.0
-        self._last_calls = 0
-        self._rate = 0.0
+        self._last_calls = self._last_tokens = 0
+        self._rate = self._token_rate = 0.0
 
     def watch(self, study: Study, engine: Engine) -> None:
         self._study, self._engine = study, engine
@@ -61,40 +77,70 @@ class Status:
             self.task, self.optimizer = event.task, event.optimizer
             self.step = self._first_step = event.step
             self.steps = event.steps
-        elif isinstance(event, CandidateScored) and event.step < 0 and event.score is not None:
-            better = max if self._study is None or isinstance(self._study.task, Task) else min
-            known = self.initial_score
-            self.initial_score = event.score if known is None else better(known, event.score)
+        elif isinstance(event, CandidateScored) and event.score is not None:
+            self._see_score(event, event.score)
+        elif isinstance(event, ExampleEnded):
+            self.scored = self.scored + 1 if event.fold == self.fold else 1
+            self.fold = event.fold
         elif isinstance(event, StepFinished):
             self.step, self.best, self.best_score = event.step + 1, event.best, event.best_score
+            self._best_examples = self._examples.get(event.best, self._best_examples)
+            self._examples.clear()
+            self.scored = 0
         elif isinstance(event, AttemptFailed):
             self.throttled += event.kind in _THROTTLED
             self.failed_attempts += event.kind not in _THROTTLED
+            self.retries += event.retry_in is not None
+
+    def _see_score(self, event: CandidateScored, score: float) -> None:
+        self._examples[event.candidate] = event.examples
+        if event.step < 0:
+            better = max if self._counts_right_answers() else min
+            self.initial_score = score if self.initial_score is None else better(self.initial_score, score)
+
+    def _counts_right_answers(self) -> bool:
+        return self._study is None or isinstance(self._study.task, Task)
+
+    def _interval(self) -> tuple[float, float] | tuple[None, None]:
+        if self.best_score is None or not self._best_examples or not self._counts_right_answers():
+            return None, None
+        return wilson_interval(self.best_score * self._best_examples, self._best_examples)
 
     def look(self) -> Figures:
         now = asyncio.get_running_loop().time()
         account = None if self._study is None else self._study.account
         calls = 0 if account is None else account.calls
+        tokens = 0 if account is None else account.tokens
         elapsed = now - self._last_time
         if elapsed >= RATE_SECONDS:
             self._rate = (calls - self._last_calls) / elapsed
-            self._last_time, self._last_calls = now, calls
+            self._token_rate = (tokens - self._last_tokens) / elapsed
+            self._last_time, self._last_calls, self._last_tokens = now, calls, tokens
+        low, high = self._interval()
         dispatchers = () if self._engine is None else self._engine.dispatchers
         return Figures(
             step=self.step,
             steps=self.steps,
             best_score=self.best_score,
             best=self.best,
+            low=low,
+            high=high,
             initial_score=self.initial_score,
+            fold=self.fold,
+            scored=self.scored,
             calls=calls,
             cache_hits=0 if account is None else account.hits,
             calls_per_second=self._rate,
+            tokens=tokens,
+            tokens_per_second=self._token_rate,
             in_flight=sum(dispatcher.in_flight for dispatcher in dispatchers),
             concurrency=sum(dispatcher.slots.limit for dispatcher in dispatchers),
             queued=sum(dispatcher.queued for dispatcher in dispatchers),
             throttled=self.throttled,
             failed_attempts=self.failed_attempts,
+            retries=self.retries,
             usd=0.0 if account is None else account.usd,
+            usd_left=None if account is None or account.budget.usd is None else account.budget.usd - account.usd,
             seconds=now - self._began,
             eta=self._eta(now),
         )

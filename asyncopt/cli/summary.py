@@ -13,6 +13,8 @@ from asyncopt.outcomes import unscored_text
 from asyncopt.result import Measured, Result, Scored
 from asyncopt.values import Dimension
 
+LONGEST_PATH = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
@@ -95,7 +97,7 @@ def summary_lines(
         f"{result.seconds:.1f} s{cpu}{stopped}",
         *_outcome_lines(result),
         *attribution_lines(attributions),
-        f"asyncopt show {place}",
+        f"asyncopt show {codec.printable(str(place), LONGEST_PATH)}",
     ]
     return lines
 

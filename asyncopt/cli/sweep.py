@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt import codec, configs
+from asyncopt.cli.display_choice import ShownAs
 from asyncopt.cli.dry_run import dry_run as tell
 from asyncopt.cli.models import check_model
 from asyncopt.cli.run import new_directory
 from asyncopt.cli.settings import settle
 from asyncopt.cli.signals import Stop, run_in_loop
 from asyncopt.cli.sitting import Sitting, models_of
+from asyncopt.cli.summary import LONGEST_PATH
 from asyncopt.cli.sweep_table import table_lines
 from asyncopt.config import BudgetConfig, Config, check, parse_budget
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError
@@ -94,7 +96,7 @@ def begin(
     budget: str | None,
     *,
     dry_run: bool,
-    json: bool,
+    shown: ShownAs,
     wait: bool,
 ) -> None:
     """Run the sweep of this name or file; ``options`` are those of :func:`planned_sweep`."""
@@ -102,9 +104,9 @@ def begin(
     for line in twins(sweep):
         print(f"asyncopt: {codec.printable(line, 400)}", file=sys.stderr)
     if dry_run:
-        tell([one.config for one in sweep.planned], json=json)
+        tell([one.config for one in sweep.planned], json=shown == "json")
     else:
-        start_sweep(sweep, directory, json=json, wait=wait)
+        start_sweep(sweep, directory, shown, wait=wait)
 
 
 def twins(sweep: Sweep) -> list[str]:
@@ -118,7 +120,7 @@ def twins(sweep: Sweep) -> list[str]:
     return [f"with these options the settings {', '.join(group)} are one and the same" for group in groups]
 
 
-def start_sweep(sweep: Sweep, directory: Path | None, *, json: bool, wait: bool) -> None:
+def start_sweep(sweep: Sweep, directory: Path | None, shown: ShownAs, *, wait: bool) -> None:
     """Run the sweep to its end and show the table.
 
     Exits with 1 if a study failed or examples have no score, with 3 if studies used up their budget, and with 130 or
@@ -134,20 +136,20 @@ def start_sweep(sweep: Sweep, directory: Path | None, *, json: bool, wait: bool)
     try:
         if total.budget != UNLIMITED:
             charge_earlier(total, [place / one.name for one in sweep.planned])
-        ended = _run_until_stopped(Sitting(sweep, tasks, kept, total, json=json, wait=wait))
+        ended = _run_until_stopped(Sitting(sweep, tasks, kept, total, shown, wait=wait))
     finally:
         kept.close()
     _exit_by(ended)
 
 
-def resume_sweep(directory: Path, budget: str | None, *, json: bool, wait: bool) -> None:
+def resume_sweep(directory: Path, budget: str | None, shown: ShownAs, *, wait: bool) -> None:
     """Go on with the sweep in this directory: finished studies are not run again, interrupted ones go on.
 
     It has the budget that it was started with; what ``budget`` says takes its place.
     """
     sweep = read_sweep(directory)
     given = {} if budget is None else _budget(budget).model_dump(exclude_none=True)
-    start_sweep(replace(sweep, budget=sweep.budget.model_copy(update=given)), directory, json=json, wait=wait)
+    start_sweep(replace(sweep, budget=sweep.budget.model_copy(update=given)), directory, shown, wait=wait)
 
 
 def show_sweep(directory: Path, *, json: bool) -> None:
@@ -156,7 +158,7 @@ def show_sweep(directory: Path, *, json: bool) -> None:
     ended = read_ended(directory, sweep)
     if json:
         value = {"name": sweep.name, **summary_json(ended), "studies": [ended_json(one) for one in ended]}
-        sys.stdout.write(codec.dumps(value).decode() + "\n")
+        sys.stdout.write(codec.json_line(value))
         return
     print(f"{codec.printable(sweep.name, 60)}: {len(ended)} of {len(sweep.planned)} studies have ended")
     print("\n".join(table_lines(ended)))
@@ -167,7 +169,7 @@ def list_sweeps(*, json: bool) -> None:
     for name in configs.names():
         summary = read_sweep_file(configs.path_of(name)).summary
         if json:
-            sys.stdout.write(codec.dumps({"name": name, "summary": summary}).decode() + "\n")
+            sys.stdout.write(codec.json_line({"name": name, "summary": summary}))
         else:
             print(f"{name:42} {summary}")
 
@@ -215,7 +217,7 @@ def _loaded(sweep: Sweep) -> dict[str, AnyTask]:
 
 def _run_until_stopped(sitting: Sitting) -> list[Ended]:
     """How the studies ended; where the sweep did not come to its end, say how to go on."""
-    hint = f"asyncopt: go on with: asyncopt resume {sitting.place}"
+    hint = f"asyncopt: go on with: asyncopt resume {codec.printable(str(sitting.place), LONGEST_PATH)}"
     stop = Stop()
     try:
         stopped = run_in_loop(partial(sitting.run, stop), stop)

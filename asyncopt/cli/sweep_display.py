@@ -1,4 +1,4 @@
-"""What is seen of a sweep while it goes on: plain lines on standard error, or JSON lines on standard output."""
+"""What is seen of a sweep while it goes on: what a run's display shows, for all of its studies together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt import codec
-from asyncopt.cli.display import LONG_PAUSE, PLAIN_SECONDS
-from asyncopt.cli.summary import Attribution, attribution_lines
+from asyncopt.cli.display import LONG_PAUSE
+from asyncopt.cli.display_choice import ShownAs, choose_display
+from asyncopt.cli.status import RATE_SECONDS
+from asyncopt.cli.summary import LONGEST_PATH, Attribution, attribution_lines
 from asyncopt.cli.sweep_table import ended_line, table_lines
 from asyncopt.engine import Engine
 from asyncopt.events import AttemptFailed, CacheDegraded, Event, LimitChanged, Note
@@ -22,15 +24,16 @@ from asyncopt.sweep import Ended, Sweep
 
 
 class SweepDisplay:
-    """Watches the engine that all studies share; ``json`` turns every line into a JSON line on standard output."""
+    """Watches the engine that all studies share."""
 
-    def __init__(self, sweep: Sweep, account: Account, *, json: bool) -> None:
+    def __init__(self, sweep: Sweep, account: Account, shown: ShownAs) -> None:
         self._sweep = sweep
         self._account = account
-        self._json = json
+        self._json = shown == "json"
+        self._display = choose_display(shown)
         self._engine: Engine | None = None
         self._running = self._done = self._failed_attempts = 0
-        self._last_time = 0.0
+        self._last_time = self._rate = 0.0
         self._first_calls = self._last_calls = account.calls  # those of earlier sittings
 
     @property
@@ -50,13 +53,10 @@ class SweepDisplay:
 
     def line(self, text: str) -> None:
         """One line of text for people."""
-        if self._json:
-            self._put({"event": "note", "text": text})
-        else:
-            print(codec.printable(text, 400), file=sys.stderr, flush=True)
+        self._display.line(text)
 
     def _put(self, value: dict[str, Any]) -> None:
-        sys.stdout.write(codec.dumps(value).decode() + "\n")
+        sys.stdout.write(codec.json_line(value))
         sys.stdout.flush()
 
     @asynccontextmanager
@@ -65,13 +65,14 @@ class SweepDisplay:
         self._engine = engine
         self._last_time = asyncio.get_running_loop().time()
         self._launch(place)
-        ticking = asyncio.get_running_loop().create_task(self._tick())
-        try:
-            yield
-        finally:
-            ticking.cancel()
-            with suppress(asyncio.CancelledError):
-                await ticking
+        with self._display.open():
+            ticking = asyncio.get_running_loop().create_task(self._tick())
+            try:
+                yield
+            finally:
+                ticking.cancel()
+                with suppress(asyncio.CancelledError):
+                    await ticking
 
     def _launch(self, place: Path) -> None:
         sweep = self._sweep
@@ -83,20 +84,17 @@ class SweepDisplay:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(PLAIN_SECONDS)
+            await asyncio.sleep(self._display.interval)
             self._show()
 
     def _show(self) -> None:
-        now = asyncio.get_running_loop().time()
-        rate = (self._account.calls - self._last_calls) / max(now - self._last_time, 1e-9)
-        self._last_time, self._last_calls = now, self._account.calls
         dispatchers = () if self._engine is None else self._engine.dispatchers
         figures = {
             "done": self._done,
             "running": self._running,
             "studies": len(self._sweep.planned),
             "calls": self._calls,
-            "calls_per_second": rate,
+            "calls_per_second": self._calls_per_second(),
             "in_flight": sum(dispatcher.in_flight for dispatcher in dispatchers),
             "queued": sum(dispatcher.queued for dispatcher in dispatchers),
             "failed_attempts": self._failed_attempts,
@@ -104,10 +102,19 @@ class SweepDisplay:
         if self._json:
             self._put({"event": "progress", **figures})
             return
-        self.line(
-            "{done}/{studies} studies done, {running} running · {calls} calls, {calls_per_second:.1f}/s · "
-            "{in_flight} in flight · {queued} queued · {failed_attempts} failed attempts".format(**figures)
+        facts = (
+            "{running} running · {calls} calls, {calls_per_second:.1f}/s · {in_flight} in flight · {queued} queued · "
+            "{failed_attempts} failed attempts".format(**figures)
         )
+        self._display.work("studies done", self._done, len(self._sweep.planned), [facts])
+
+    def _calls_per_second(self) -> float:
+        """Those of at least the last second."""
+        now, calls = asyncio.get_running_loop().time(), self._account.calls
+        if now - self._last_time >= RATE_SECONDS:
+            self._rate = (calls - self._last_calls) / (now - self._last_time)
+            self._last_time, self._last_calls = now, calls
+        return self._rate
 
     def began(self) -> None:
         """A study has begun."""
@@ -133,7 +140,8 @@ class SweepDisplay:
             self._put({**done, "failed": failed, "calls": self._calls, "attribution": used})
             return
         taken = f"{len(ended)} studies, {self._calls} calls in this sitting"
-        lines = [*table_lines(ended), "", taken, *attribution_lines(attributions), f"{place / 'results.csv'}"]
+        table = codec.printable(str(place / "results.csv"), LONGEST_PATH)
+        lines = [*table_lines(ended), "", taken, *attribution_lines(attributions), table]
         print("\n".join(lines))
 
 

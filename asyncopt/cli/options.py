@@ -1,0 +1,29 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON lines on standard output, nothing else.")]
+DisplayOption: TypeAlias = Annotated[
+    str | None, typer.Option("--display", help="rich, plain, json or none; by default what the terminal can show.")
+]
+BudgetOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="Limits, such as calls=2000,usd=1.5,tokens=...,seconds=...")
+]
+WaitOption: TypeAlias = Annotated[bool, typer.Option("--wait", help="Wait for a daily quota, for hours if need be.")]
+SetOption: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting: a.b=c. May be given several times.")
+]
+ScorerOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="The model that is instructed: local, openai/NAME, ...")
+]
+ProposerOption: TypeAlias = Annotated[str | None, typer.Option(help="The model that proposes; by default the scorer.")]
+BaseUrlOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="An OpenAI-compatible server, such as http://host/v1.")
+]
+LimitOption: TypeAlias = Annotated[int | None, typer.Option(help="At most so many examples in each split.")]
+DataOption: TypeAlias = Annotated[Path | None, typer.Option(help="The folder of published data sets.")]
