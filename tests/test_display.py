@@ -170,7 +170,7 @@ def test_failures_are_counted_by_what_they_are() -> None:
 def test_every_command_that_runs_takes_the_display(tmp_path: Path) -> None:
     def shown(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "asyncopt", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     search = ["run", "linear-regression", "--optimizer", "random", "--steps", "2"]
     quiet = shown(*search, "--directory", "quiet", "--display", "none")

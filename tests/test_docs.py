@@ -212,3 +212,12 @@ def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def test_shown_output_is_compared_but_for_what_is_left_out() -> None:
+    assert pattern("a ... c\n...").fullmatch("a  b\nc\nand more\n")
+    assert not pattern("a ... c").fullmatch("a b d")
+    assert not pattern("a").fullmatch("a and more")
+    shown = Block(ROOT / "README.md", 1, "console", "$ one \\\n  two\nout\n$ three\n")
+    assert [(one.text, one.shown) for one in commands_of(shown)] == [("one \\\n  two", "out"), ("three", None)]
+    assert words_of("asyncopt ctl DIR pause|resume  the same  # not this") == ["ctl", "DIR", "pause", "resume"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -16,14 +18,20 @@ from asyncopt import OPRO, Engine, Example, MemoryCache, Quota, Task
 from asyncopt.forecast import NO_PILOT, Listener, Pilot, Served, forecast, noise_of, run_pilot
 from asyncopt.forecast.belief import believe
 from asyncopt.forecast.clock import Clock, Kind, Server
+from asyncopt.forecast.lengths import Lengths, shapes_of
+from asyncopt.forecast.networks import NetworkModel
 from asyncopt.forecast.pilot import Answered
+from asyncopt.forecast.prompts import first_candidate, tokens_of
 from asyncopt.forecast.steps import StepModel
 from asyncopt.limits.slots import Slots
-from asyncopt.optimizers import DLN1, Optimizer
+from asyncopt.optimizers import DLN1, DLN2, Optimizer
+from asyncopt.optimizers.dln.proposals import PromptRequest
+from asyncopt.optimizers.dln.roles import Case
 from asyncopt.stats import Z95
 from asyncopt.testing import AnswerModel, SimulatedAPI, items_of
+from asyncopt.testing.abilities import Abilities
 from asyncopt.testing.latency import Constant
-from asyncopt.values import Concurrency, Price
+from asyncopt.values import Concurrency, Generate, Price
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import plan as benchmark
@@ -52,7 +60,8 @@ def pilot_of(task: Task, optimizer: Optimizer, *, calls: int = 40, **server: obj
             models = {"scorer": model, "proposer": model}
             pilot = await run_pilot(task, optimizer, engine, models, listener, calls=calls)
             hits = model.account.hits
-            scored = [model.submit(optimizer.program(task).first(task, task.initial[0], one)) for one in task.train]
+            first = first_candidate(task, optimizer)
+            scored = [model.submit(optimizer.program(task).first(task, first, one)) for one in task.train]
             for future in scored:
                 await future
             return pilot, model.account.hits - hits
@@ -84,6 +93,25 @@ def test_a_pilot_of_a_network_asks_its_own_questions() -> None:
     pilot, _, _ = pilot_of(TASK, DLN1(steps=2, output_scoring="accuracy"))
     assert len(pilot.proposals.sent) == 8
     assert all(text for text in pilot.texts)
+
+
+def test_a_pilot_of_two_layers_keeps_its_sorts_of_calls_apart() -> None:
+    abilities = Abilities(top_logprobs=100, prompt_logprobs="llamacpp", silent_echo=True)
+    pilot, _, hits = pilot_of(TASK, DLN2(steps=2), abilities=abilities)
+    assert pilot.calls == 40
+    assert hits == pilot.cached == 7
+    scored = {"hidden": 14, "answer": 14, "weighed": 2, "target": 2}
+    assert Counter(pilot.scoring.sorts) == scored
+    assert Counter(pilot.proposals.sorts) == {"proposal": 4, "posterior": 4}
+    assert min(pilot.proposals.only("proposal").sent) > 5 * max(pilot.proposals.only("posterior").sent)
+    found = believe(pilot, np.random.default_rng(0), scored_at_most=20, proposed_at_most=512).lengths
+    assert set(found) == {*scored, "proposal", "posterior"}
+
+
+def test_few_calls_weigh_nothing() -> None:
+    abilities = Abilities(top_logprobs=100, prompt_logprobs="llamacpp", silent_echo=True)
+    pilot, _, _ = pilot_of(TASK, DLN2(steps=2), calls=10, abilities=abilities)
+    assert set(pilot.scoring.sorts) == {"hidden", "answer"}
 
 
 # -- the clock ---------------------------------------------------------------------------------------------------------
@@ -147,6 +175,42 @@ def test_without_twins_a_course_has_the_calls_of_the_papers_loop() -> None:
     scored = (1 + 15) * 20 - 7 + (1 + 15) * 20  # in training, less what is cached, and in validation
     assert course.spent.scorer.calls == scored + sum(course.tests())
     assert sum(course.tests()) in (20, 40)
+
+
+def test_the_shape_of_a_request_gives_its_length() -> None:
+    optimizer = DLN2(steps=2, batch_size=20)
+    shapes, program, texts = shapes_of(TASK, optimizer), optimizer.program(TASK), optimizer.texts()
+    instruction, hidden = "y" * 80, "z" * 200
+    inputs = {one.id: program.output_input(one, hidden) for one in TASK.train}
+    answers = [tokens_of(Generate.of(program.output.context(instruction, text))) for text in inputs.values()]
+    assert fmean(answers) == pytest.approx(shapes.plain["answer"].bare + 20 + 50)
+    assert shapes.plain["answer"].hidden == 1
+    cases = tuple(Case(inputs[one.id], one.target, one.target, 1.0) for one in TASK.train)
+    asked = tokens_of(Generate.of(PromptRequest(instruction, "", cases).prompt(texts)))
+    assert asked == pytest.approx(shapes.wrong["proposal"].bare + 20 + 20 * 50)
+    hiddens = tuple(Case(one.input, hidden, hidden, 1.0) for one in TASK.train)
+    asked = tokens_of(Generate.of(PromptRequest(instruction, "", hiddens).prompt(texts)))
+    assert asked == pytest.approx(shapes.wrong["hidden proposal"].bare + 20 + 2 * 20 * 50)
+
+
+def test_what_a_server_counts_as_sent_is_not_counted_as_received() -> None:
+    optimizer, shapes = DLN1(steps=2), shapes_of(TASK, DLN1(steps=2))
+    both = set()
+    for seed in range(20):
+        belief = believe(NO_PILOT, np.random.default_rng(seed), scored_at_most=20, proposed_at_most=512)
+        lengths = Lengths(shapes, optimizer, replace(belief, scoring_ratio=1.0), classes=False)
+        both.add((lengths.sent("target", 10.0) - lengths.sent("answer", 10.0) > 0.1, lengths.received("target")))
+    assert both == {(True, 1.0), (False, 1.0)}
+
+
+def test_a_network_goes_forward_after_its_last_iteration_too() -> None:
+    optimizer = DLN1(steps=3, batch_size=8, memory=2)
+    belief = believe(NO_PILOT, np.random.default_rng(0), scored_at_most=20, proposed_at_most=512)
+    course = NetworkModel(TASK, optimizer, cached=0, keeps=False).draw(belief)
+    assert [one.trips[-1] for one in course.iterations] == [(8, 0)] * 4
+    # The initial prompts are the only ones in memory in the first iteration, and are the current ones as well.
+    new, tables = course.iterations[1].trips[0][1], course.iterations[1].trips[1][0]
+    assert tables <= (new + 1) * 8
 
 
 def test_one_distinct_proposal_leaves_one_candidate_a_step() -> None:

@@ -16,13 +16,14 @@ from asyncopt.forecast.prompts import TYPICAL, Sort, tokens_of
 from asyncopt.optimizers import DLN1, DLN2
 from asyncopt.optimizers.dln.layers import TwoLayers
 from asyncopt.optimizers.dln.proposals import prompt_requests
-from asyncopt.optimizers.dln.roles import Case
+from asyncopt.optimizers.dln.roles import Case, Posterior
 from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Generate, Prompt
 
 _HOLE = len(TYPICAL) / 4  # tokens of what stands in a request for an instruction or a hidden text
 _EXAMPLES = 100  # that a mean is taken over, at most
 _REQUESTS = 4  # for proposals: one with each wish
+_THOUGHTS = (0.2, 0.35)  # log-length of hidden texts under other prompts than the first: mean, sd
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,9 @@ def _posterior(optimizer: DLN2, two: TwoLayers, mean: Callable[[Callable[[Exampl
     for kind in optimizer.posteriors:
         shown = 1.0 if kind == "edit" else 0.0
 
-        def render(one: Example, kind: str = kind) -> str:
+        def render(one: Example, kind: Posterior = kind) -> str:
             case = Case(two.hidden_input(one), TYPICAL, one.target, 1.0)
-            return texts.posterior(kind, case, TYPICAL, TYPICAL, message)  # type: ignore[arg-type]
+            return texts.posterior(kind, case, TYPICAL, TYPICAL, message)
 
         shapes.append(Shape(mean(render) - shown * _HOLE, shown))
     return Shape(fmean(one.bare for one in shapes), fmean(one.hidden for one in shapes))
@@ -121,6 +122,7 @@ class Lengths:
         seen = belief.lengths.get("hidden")
         most = optimizer.hidden_tokens if isinstance(optimizer, DLN2) else 1
         self._hidden = seen.received if seen is not None else length_of(belief.draws, (), most)
+        self._longer = math.exp(belief.draws.normal(*_THOUGHTS))
         # Of a text that is weighed, servers count the tokens as sent or as received.
         self._counted = bool(belief.draws.random() < 0.5)
 
@@ -130,7 +132,7 @@ class Lengths:
         seen = self._belief.lengths.get("proposal" if sort == "hidden proposal" else sort)
         proposes = sort in ("posterior", "proposal", "hidden proposal")
         usual = self._belief.proposing_ratio if proposes else self._belief.scoring_ratio
-        estimated = shape.bare + instruction + shape.hidden * self._hidden
+        estimated = shape.bare + instruction + shape.hidden * self._hidden * self._longer
         if seen is None and sort in ("weighed", "target") and self._counted:
             estimated -= self._weighed(sort)
         return max(estimated * (usual if seen is None else seen.ratio), 1.0)
@@ -142,12 +144,13 @@ class Lengths:
         if sort == "answer" and self._first_token:
             return 1.0
         if seen is not None:
-            return seen.received
+            follows = sort in ("hidden", "posterior") or (sort == "weighed" and seen.received > 1.0)
+            return seen.received * (self._longer if follows else 1.0)
         if sort in ("weighed", "target"):
             return max(self._weighed(sort), 1.0) if self._counted else 1.0
         if sort in ("hidden", "posterior"):
-            return self._hidden
+            return self._hidden * self._longer
         return belief.scored if sort == "answer" else belief.proposed
 
     def _weighed(self, sort: Sort) -> float:
-        return self._hidden if sort == "weighed" else math.ceil(self._target)
+        return self._hidden * self._longer if sort == "weighed" else math.ceil(self._target)

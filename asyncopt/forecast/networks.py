@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from asyncopt.forecast.belief import Belief
 from asyncopt.forecast.clock import Clock
@@ -18,8 +18,8 @@ from asyncopt.tasks.task import Task
 if TYPE_CHECKING:
     from numpy.random import Generator as Random
 
-_KEPT = (0.6, 3.0)  # Beta: share of iterations that go on with the prompts they had
-_BETTER = 0.6  # an iteration takes up to this share of the errors away
+_KEPT = (0.5, 1.5)  # Beta: share of iterations that go on with the prompts they had
+_BETTER = (0.1, 0.95)  # an iteration that changes something takes up to this share of the errors away
 _LONGER, _WALK = (0.1, 0.15), 0.3  # of the log-length of an instruction, where it changes: mean with its sd, sd
 
 
@@ -114,6 +114,7 @@ class NetworkModel:
         world = _World(self._task, options, self._shapes, belief, course.spent)
         kept, size = float(random.beta(*_KEPT)), len(self._task.validation)
         known = self._cached / max(len(self._task.train), 1)  # the share of the batch whose answers are there
+        better, changes = float(random.uniform(*_BETTER)), 0
         accuracy, unvalidated, memory = belief.accuracy, True, _Memory(options.memory, random)
         for step in range(-1, options.steps):
             one = Iteration()
@@ -123,8 +124,9 @@ class NetworkModel:
             if step >= 0 and not skips:
                 self._improve(one, world, memory.others)
                 changed = random.random() > kept
-                accuracy += changed * float(random.uniform(0.0, _BETTER)) * (1 - accuracy)
+                accuracy += changed * better * float(random.uniform(0.0, 1.0)) * (1 - accuracy)
                 if changed:
+                    changes += 1
                     world.change()
                     memory.change()
             unvalidated = unvalidated or changed
@@ -143,10 +145,10 @@ class NetworkModel:
             known += (1 - known) * self._batch / len(self._task.train)
             course.iterations.append(one)
         tested = len(self._task.test)
-        better = options.steps > 0 and random.random() > 0.15
-        course.tested = [tested] * (self._layers * (2 if better else 1))
+        other = changes > 0 and random.random() > 0.1
+        course.tested = [tested] * (self._layers * (2 if other else 1))
         world.answer(tested, initial=True)
-        world.answer(tested if better else 0)
+        world.answer(tested if other else 0)
         return course
 
     def _improve(self, one: Iteration, world: _World, memory: int) -> None:
@@ -246,7 +248,8 @@ class _World:
 
     def __init__(self, task: Task, optimizer: DLN1 | DLN2, shapes: Shapes, belief: Belief, spent: Spent) -> None:
         exact = optimizer.output_scoring == "logprobs" and not task.classes
-        self.belief, self.scored = belief, cast("Sort", "target" if exact else "answer")
+        self.belief = belief
+        self.scored: Sort = "target" if exact else "answer"
         self._spent = spent
         self._lengths = Lengths(shapes, optimizer, belief, classes=bool(task.classes))
         first = optimizer.first_output(task)

@@ -47,7 +47,7 @@ function runsTable(documents, compared, choose) {
     const best = doc.candidates.find((one) => one.rank === 1);
     const held = doc.held_out.find((one) => one.which === "best")?.test;
     const open = h("button", { type: "button", class: "small theirs", on: { click: () => choose(String(place)) } }, doc.name);
-    return [open, h("span", { class: "theirs" }, `${doc.head.task}, ${doc.head.optimizer}`), score(best?.score, doc.head.scored), held ? [h("b", {}, percent(held.score)), ` ${interval(held.low, held.high)}`] : NONE, count(doc.head.step), compact(doc.cost.calls), money(doc.cost.usd || null), duration(doc.cost.seconds), h("span", { class: "theirs clip" }, best?.text.slice(0, 120) ?? NONE)];
+    return [open, h("span", { class: "theirs" }, `${doc.head.task}, ${doc.head.optimizer}`), score(best?.score, doc.head.scored), held ? [h("b", {}, percent(held.score)), ` ${interval(held.low, held.high)}`] : NONE, count(doc.head.step), compact(doc.cost.calls), money(doc.cost.usd), duration(doc.cost.seconds), h("span", { class: "theirs clip" }, best?.text.slice(0, 120) ?? NONE)];
   });
   return table("The runs", ["run", "problem", "training", "held out (95 %)", "steps", "calls", "cost", "time", "best"], rows);
 }

@@ -33,7 +33,7 @@ function interval(low, high) {
 }
 
 function money(usd) {
-  if (!usd) return usd === 0 ? "$0" : NONE;
+  if (!usd) return NONE; // nothing was counted where no price is known
   return usd < 0.01 ? `$${usd.toPrecision(2)}` : `$${usd.toFixed(2)}`;
 }
 
