@@ -17,7 +17,7 @@ from asyncopt.limits.breaker import Breaker, RetryBudget
 from asyncopt.limits.gate import Gate
 from asyncopt.limits.lanes import Lane, Lanes
 from asyncopt.limits.slots import HOSTED, Slots
-from asyncopt.values import Concurrency, Fault, FaultKind, Quota, RateLimits
+from asyncopt.values import NO_CONNECTION, Concurrency, Fault, FaultKind, Quota, RateLimits
 
 _OFFERED_SECONDS = 1.0
 _REMEMBERED_SECONDS = 30.0
@@ -48,6 +48,7 @@ class Control:
         self._rng = Random(clean(f"{scope}:backoff"))
         self._spent: deque[tuple[float, tuple[float, ...]]] = deque()
         self._warned = False
+        self._reached = False  # whether anything but a failing connection has ever come from there
         self._paused_at = 0.0
 
     # -- what the user wants -------------------------------------------------------------------------------------------
@@ -110,6 +111,7 @@ class Control:
     def served(self, call: Call, now: float) -> None:
         """An attempt was answered, whatever the answer was worth."""
         seconds = now - call.started_at
+        self._reached = True
         if self.gate.closed:
             self._reopen(call)
         if self._breaker.watching:
@@ -191,6 +193,7 @@ class Control:
     def failed(self, call: Call, fault: Fault, now: float, attempts: int) -> float:
         """An attempt failed otherwise; seconds to wait before another."""
         self.slots.failed()
+        self._reached = self._reached or fault.code != NO_CONNECTION
         call.failures += 1
         call.previous = backoff.delay(fault, call.previous, self._rng)
         outage = 0.0
@@ -205,7 +208,7 @@ class Control:
 
     def silent(self, now: float) -> float:
         """For how many seconds nothing was served, if that is so long that the endpoint is given up; else 0.0."""
-        return self._breaker.given_up(now)
+        return self._breaker.given_up(now, reached=self._reached)
 
     def waits(self, seconds: float, fault: Fault) -> None:
         """The gate was closed for a quota of a day, which says nothing of the server's health or of its rates."""

@@ -255,6 +255,9 @@ class FaultKind(Enum):
     DOWN = "down"  # not of one attempt: the endpoint has served nothing for a long time
 
 
+NO_CONNECTION = "no_connection"  # the code of a fault before anything was sent
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A failed attempt. Inside the engine a failure is a value; it becomes an exception only for the caller.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from asyncopt import __version__
+from asyncopt import __version__  # noqa: E402 - of this checkout, wherever it is built
 
 project = "asyncopt"
 copyright = "the authors of asyncopt; Apache-2.0"  # noqa: A001 - Sphinx's name for it

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp.http import HttpProcessingError
 from aiohttp.http_exceptions import ContentEncodingError
 
-from asyncopt.values import Fault, FaultKind
+from asyncopt.values import NO_CONNECTION, Fault, FaultKind
 
 ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError, ValueError)
 """All that a server or a network can make aiohttp raise."""
@@ -39,7 +39,7 @@ def unconnected(error: Exception) -> Fault:
         return Fault(FaultKind.FATAL_CONFIG, f"{_place(error)} does not speak TLS; is it an http:// address?")
     if isinstance(cause, OSError) and cause.errno in _USED_UP:
         return Fault(FaultKind.TRANSIENT, f"no connection: {_USED_UP[cause.errno]}")
-    return Fault(FaultKind.TRANSIENT, f"no connection ({type(error).__name__})")
+    return Fault(FaultKind.TRANSIENT, f"no connection ({type(error).__name__})", code=NO_CONNECTION)
 
 
 def _place(error: Exception) -> str:

@@ -12,6 +12,7 @@ from random import Random
 from statistics import fmean
 
 from asyncopt.forecast.belief import Belief, length_of
+from asyncopt.forecast.course import Spent
 from asyncopt.forecast.prompts import TYPICAL, Sort, tokens_of
 from asyncopt.optimizers import DLN1, DLN2
 from asyncopt.optimizers.dln.layers import TwoLayers
@@ -24,6 +25,7 @@ _HOLE = len(TYPICAL) / 4  # tokens of what stands in a request for an instructio
 _EXAMPLES = 100  # that a mean is taken over, at most
 _REQUESTS = 4  # for proposals: one with each wish
 _THOUGHTS = (0.2, 0.35)  # log-length of hidden texts under other prompts than the first: mean, sd
+_LONGER, _WALK = (0.1, 0.15), 0.3  # of the log-length of an instruction, where it changes: mean with its sd, sd
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +156,51 @@ class Lengths:
 
     def _weighed(self, sort: Sort) -> float:
         return self._hidden * self._longer if sort == "weighed" else math.ceil(self._target)
+
+
+class World:
+    """What is spent in one draw, call by call; ``scored`` is what is asked of output prompts that are compared."""
+
+    def __init__(self, task: Task, optimizer: DLN1 | DLN2, shapes: Shapes, belief: Belief, spent: Spent) -> None:
+        exact = optimizer.output_scoring == "logprobs" and not task.classes
+        self.belief = belief
+        self.scored: Sort = "target" if exact else "answer"
+        self._spent = spent
+        self._lengths = Lengths(shapes, optimizer, belief, classes=bool(task.classes))
+        first = optimizer.first_output(task)
+        hidden = optimizer.first_hidden(task) if isinstance(optimizer, DLN2) else None
+        self._initial = tuple(0.0 if text is None else len(text) / 4 for text in (hidden, first))
+        self._layers: tuple[Sort, ...] = ("answer",) if hidden is None else ("hidden", "answer")
+        self._current, self._proposed = self._initial, 1.0
+        self._longer = float(belief.draws.normal(*_LONGER))
+
+    def change(self) -> None:
+        """Go on with a proposal, which later ones will resemble."""
+        self._current = (self._new, self._new)
+        self._proposed *= math.exp(self._longer + _WALK * self.belief.draws.normal())
+
+    @property
+    def _new(self) -> float:
+        return self.belief.instruction * self._proposed
+
+    def answer(self, calls: int, *, initial: bool = False) -> None:
+        """The answers of the current prompts, or the initial ones, to so many examples, layer by layer."""
+        for sort in self._layers:
+            self._add(sort, calls, self._prompt(sort, self._initial if initial else self._current))
+
+    def score(self, sort: Sort, new: float, old: float) -> None:
+        """Calls for new prompts, and for such as there were."""
+        self._add(sort, new, self._new)
+        self._add(sort, old, self._prompt(sort, self._current))
+
+    def propose(self, sort: Sort, calls: int) -> None:
+        """Calls of the proposer."""
+        received = self._lengths.received(sort) * (1.0 if sort == "posterior" else self._proposed)
+        self._spent.proposer.add(calls, self._lengths.sent(sort, self._prompt(sort, self._current)), received)
+
+    def _add(self, sort: Sort, calls: float, instruction: float) -> None:
+        self._spent.scorer.add(calls, self._lengths.sent(sort, instruction), self._lengths.received(sort))
+
+    @staticmethod
+    def _prompt(sort: Sort, prompts: tuple[float, ...]) -> float:
+        return prompts[0 if sort in ("hidden", "weighed", "posterior", "hidden proposal") else 1]

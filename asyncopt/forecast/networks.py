@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING
 from asyncopt.forecast.belief import Belief
 from asyncopt.forecast.clock import Clock
 from asyncopt.forecast.course import Kinds, Spent
-from asyncopt.forecast.lengths import Lengths, Shapes, shapes_of
-from asyncopt.forecast.prompts import Sort
+from asyncopt.forecast.lengths import World, shapes_of
 from asyncopt.optimizers import DLN1, DLN2
 from asyncopt.tasks.task import Task
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
 _KEPT = (0.5, 1.5)  # Beta: share of iterations that go on with the prompts they had
 _BETTER = (0.1, 0.95)  # an iteration that changes something takes up to this share of the errors away
-_LONGER, _WALK = (0.1, 0.15), 0.3  # of the log-length of an instruction, where it changes: mean with its sd, sd
 
 
 @dataclass(slots=True)
@@ -111,7 +108,7 @@ class NetworkModel:
         """A course in the world of this draw."""
         options, random = self._optimizer, belief.draws
         course = Network([], options.influential and options.lag == 0)
-        world = _World(self._task, options, self._shapes, belief, course.spent)
+        world = World(self._task, options, self._shapes, belief, course.spent)
         kept, size = float(random.beta(*_KEPT)), len(self._task.validation)
         known = self._cached / max(len(self._task.train), 1)  # the share of the batch whose answers are there
         better, changes = float(random.uniform(*_BETTER)), 0
@@ -151,7 +148,7 @@ class NetworkModel:
         world.answer(tested if other else 0)
         return course
 
-    def _improve(self, one: Iteration, world: _World, memory: int) -> None:
+    def _improve(self, one: Iteration, world: World, memory: int) -> None:
         options, batch = self._optimizer, self._batch
         new = self._new(world.belief, options.prompt_samples - 1)
         if isinstance(options, DLN2):
@@ -168,7 +165,7 @@ class NetworkModel:
         exact = self._optimizer.output_scoring == "logprobs" and not self._task.classes
         return self._batch if exact else 0
 
-    def _infer(self, one: Iteration, world: _World, options: DLN2, new: int, memory: int) -> None:
+    def _infer(self, one: Iteration, world: World, options: DLN2, new: int, memory: int) -> None:
         """DLN-2: hidden texts, their weights, proposals for both layers, and the scores of all."""
         batch, samples, belief = self._batch, options.hidden_samples, world.belief
         drawn = batch * samples
@@ -194,14 +191,14 @@ class NetworkModel:
             world.propose("hidden proposal", proposals[1])
             one.trips += [(0, sum(proposals)), (round(layers * (number == 0) + hidden), 0)]
 
-    def _output_scores(self, world: _World, options: DLN2, new: int, memory: int, used: float) -> float:
+    def _output_scores(self, world: World, options: DLN2, new: int, memory: int, used: float) -> float:
         """Calls that score output prompts."""
         each = self._batch * (used + (1 if options.trust_factor else 0))
         own = 0.0 if options.weighs else self._batch * used
         world.score(world.scored, new * each, memory * each + own)
         return (new + memory) * each + own
 
-    def _hidden_scores(self, world: _World, options: DLN2, new: int, memory: int, used: float, share: float) -> float:
+    def _hidden_scores(self, world: World, options: DLN2, new: int, memory: int, used: float, share: float) -> float:
         """Calls that score hidden prompts."""
         if options.hidden_scoring == "sampled":
             each, answers = float(self._batch * options.hidden_samples), share
@@ -241,51 +238,3 @@ class _Memory:
         if self._size and (not self._remembered or self._random.random() < self._better):
             self._remembered = min(self._remembered + 1, self._size)
             self._current = True
-
-
-class _World:
-    """What is spent in one draw, call by call; ``scored`` is what is asked of output prompts that are compared."""
-
-    def __init__(self, task: Task, optimizer: DLN1 | DLN2, shapes: Shapes, belief: Belief, spent: Spent) -> None:
-        exact = optimizer.output_scoring == "logprobs" and not task.classes
-        self.belief = belief
-        self.scored: Sort = "target" if exact else "answer"
-        self._spent = spent
-        self._lengths = Lengths(shapes, optimizer, belief, classes=bool(task.classes))
-        first = optimizer.first_output(task)
-        hidden = optimizer.first_hidden(task) if isinstance(optimizer, DLN2) else None
-        self._initial = tuple(0.0 if text is None else len(text) / 4 for text in (hidden, first))
-        self._layers: tuple[Sort, ...] = ("answer",) if hidden is None else ("hidden", "answer")
-        self._current, self._proposed = self._initial, 1.0
-        self._longer = float(belief.draws.normal(*_LONGER))
-
-    def change(self) -> None:
-        """Go on with a proposal, which later ones will resemble."""
-        self._current = (self._new, self._new)
-        self._proposed *= math.exp(self._longer + _WALK * self.belief.draws.normal())
-
-    @property
-    def _new(self) -> float:
-        return self.belief.instruction * self._proposed
-
-    def answer(self, calls: int, *, initial: bool = False) -> None:
-        """The answers of the current prompts, or the initial ones, to so many examples, layer by layer."""
-        for sort in self._layers:
-            self._add(sort, calls, self._prompt(sort, self._initial if initial else self._current))
-
-    def score(self, sort: Sort, new: float, old: float) -> None:
-        """Calls for new prompts, and for such as there were."""
-        self._add(sort, new, self._new)
-        self._add(sort, old, self._prompt(sort, self._current))
-
-    def propose(self, sort: Sort, calls: int) -> None:
-        """Calls of the proposer."""
-        received = self._lengths.received(sort) * (1.0 if sort == "posterior" else self._proposed)
-        self._spent.proposer.add(calls, self._lengths.sent(sort, self._prompt(sort, self._current)), received)
-
-    def _add(self, sort: Sort, calls: float, instruction: float) -> None:
-        self._spent.scorer.add(calls, self._lengths.sent(sort, instruction), self._lengths.received(sort))
-
-    @staticmethod
-    def _prompt(sort: Sort, prompts: tuple[float, ...]) -> float:
-        return prompts[0 if sort in ("hidden", "weighed", "posterior", "hidden proposal") else 1]

@@ -12,6 +12,7 @@ CONSECUTIVE = 10
 SHARE, LEAST, WINDOW = 0.5, 20, 30.0
 FIRST_OPEN, LONGEST_OPEN = 5.0, 120.0
 GIVEN_UP_SECONDS, GIVEN_UP_FAILURES = 900.0, 5
+UNREACHED_SECONDS = 30.0
 
 RETRY_SHARE = 0.2
 RETRIES_A_SECOND = 10.0
@@ -63,10 +64,14 @@ class Breaker:
         self._opened_at = now
         return wait
 
-    def given_up(self, now: float) -> float:
-        """Seconds since anything was served, if that is a quarter of an hour and some attempts long; else 0.0."""
+    def given_up(self, now: float, *, reached: bool = True) -> float:
+        """Seconds since anything was served, if that is a quarter of an hour and some attempts long; else 0.0.
+
+        Half a minute is enough for a server that was never ``reached``: its address is wrong, or it was not started.
+        """
         waited = now - self._row_began
-        return waited if self._in_a_row >= GIVEN_UP_FAILURES and waited >= GIVEN_UP_SECONDS else 0.0
+        longest = GIVEN_UP_SECONDS if reached else UNREACHED_SECONDS
+        return waited if self._in_a_row >= GIVEN_UP_FAILURES and waited >= longest else 0.0
 
     def forgive(self, seconds: float) -> None:
         """Time in which nothing was to be asked does not count."""

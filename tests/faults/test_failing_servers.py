@@ -12,13 +12,13 @@ from asyncopt import Engine, Generate, Quota
 from asyncopt.endpoints.anthropic import AnthropicMessages
 from asyncopt.endpoints.faults import fault_of
 from asyncopt.endpoints.openai import OpenAIChat
-from asyncopt.endpoints.protocol import Reply
+from asyncopt.endpoints.protocol import Answer, Reply
 from asyncopt.errors import CallFailed, EndpointDown, EndpointRefused
 from asyncopt.events import LimitChanged
 from asyncopt.limits.backoff import MAX_ATTEMPTS
-from asyncopt.limits.breaker import GIVEN_UP_FAILURES, GIVEN_UP_SECONDS
+from asyncopt.limits.breaker import GIVEN_UP_FAILURES, GIVEN_UP_SECONDS, UNREACHED_SECONDS
 from asyncopt.testing import run_virtual
-from asyncopt.values import Completion, Fault, FaultKind
+from asyncopt.values import NO_CONNECTION, Completion, Fault, FaultKind, Request
 
 ONE, FOUR = Quota(concurrency=1), Quota(concurrency=4)
 LARGE, REFUSED = FaultKind.TOO_LARGE, FaultKind.REFUSED
@@ -72,6 +72,36 @@ def test_failures_without_end_end_the_study_and_it_can_be_resumed(status: int) -
     assert f"HTTP {status}" in str(down[0])
     assert GIVEN_UP_SECONDS <= ended[0] <= GIVEN_UP_SECONDS + 130
     assert GIVEN_UP_FAILURES <= len(endpoint.arrived) < 20 * MAX_ATTEMPTS
+
+
+class Unreachable(Scripted):
+    """A server that answers so many requests and takes no connection after them."""
+
+    def __init__(self, first: int = 0) -> None:
+        super().__init__(lambda *_: answer())
+        self._first = first
+
+    async def send(self, model: str, request: Request) -> Answer:
+        if len(self.arrived) < self._first:
+            return await super().send(model, request)
+        self.arrived.append(asyncio.get_running_loop().time())
+        return Fault(FaultKind.TRANSIENT, "no connection (ClientConnectorError)", code=NO_CONNECTION)
+
+
+@pytest.mark.row("T13")
+@pytest.mark.parametrize(("served_before", "patience"), [(0, UNREACHED_SECONDS), (1, GIVEN_UP_SECONDS)])
+def test_a_server_that_was_never_reached_is_given_up_soon(served_before: int, patience: float) -> None:
+    endpoint = Unreachable(served_before)
+    ended: list[float] = []
+
+    async def main() -> list[Completion | BaseException]:
+        results = await asked(endpoint, 300, quota=Quota(concurrency=20))()
+        ended.append(asyncio.get_running_loop().time())
+        return results
+
+    results = run_virtual(main)
+    assert any(isinstance(error, EndpointDown) for error in errors(results))
+    assert patience <= ended[0] <= 1.2 * patience + 20
 
 
 @pytest.mark.row("H14")
