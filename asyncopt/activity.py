@@ -26,6 +26,8 @@ EDGES = tuple(
     float(f"{0.01 * 2 ** (half / 2):.3g}") for half in range(33)
 )  # seconds: 10 ms to 11 min, by the root of 2
 _THROTTLED = ("rate_limited", "ramp")
+_COUNTS = ("t", "s", "calls", "hits", "tokens", "usd", "throttled", "failed")
+_OF_SCOPE = {"in_flight", "concurrency", "queued", "limiting", "rate"}
 
 
 class Activity:
@@ -136,6 +138,17 @@ class Activity:
             self._file.flush()
         except OSError:
             self._silent = True
+
+
+def is_sample(line: Mapping[str, Any]) -> bool:
+    """Whether a line that was read is one of the engine's, whole and with what each of them has."""
+    scopes = line.get("scopes")
+    return (
+        isinstance(scopes, dict)
+        and isinstance(line.get("latency"), list)
+        and all(isinstance(line.get(name), int | float) for name in _COUNTS)
+        and all(isinstance(scope, dict) and scope.keys() >= _OF_SCOPE for scope in scopes.values())
+    )
 
 
 def _is_torn(path: Path) -> bool:

@@ -120,6 +120,20 @@ def test_a_run_has_the_samples_and_the_edges(tmp_path: Path) -> None:
     assert [row["in_flight"] for row in rows] == [line["scopes"]["m"]["in_flight"] for line in run.activity]
 
 
+def test_lines_that_are_not_the_engines_are_passed_over(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    before = load_run(tmp_path)
+    whole = lines(tmp_path)[-1]
+    scope = {"m": {"in_flight": 1}}
+    odd = [{"edges": 5}, {**whole, "scopes": 3}, {**whole, "scopes": scope}, {**whole, "latency": 1}]
+    odd += [{**whole, "calls": None}, {name: value for name, value in whole.items() if name != "t"}]
+    with (tmp_path / "activity.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in odd)
+    after = load_run(tmp_path)
+    assert (after.activity, after.latency_edges) == (before.activity, before.latency_edges)
+    assert len(before.activity) > 0
+
+
 @pytest.mark.real
 def test_the_command_line_keeps_activity_and_trace_unless_told_not_to(tmp_path: Path) -> None:
     with started("-m", "asyncopt", "simulate", "--latency", "0.01") as (_, server):

@@ -300,9 +300,8 @@ class Held:
 
 
 @pytest.fixture(autouse=True)
-def _runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "rt").mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "rt"))
+def _runtime(runtime: Path) -> None:
+    """No test here looks for sockets where others' are."""
 
 
 def on_controls(folder: Path, test: Callable[[Held], Coroutine[Any, Any, None]]) -> Held:
@@ -319,7 +318,7 @@ def on_controls(folder: Path, test: Callable[[Held], Coroutine[Any, Any, None]])
 
 
 @pytest.mark.real
-def test_a_run_is_asked_paused_set_resumed_and_stopped(tmp_path: Path) -> None:
+def test_a_run_is_asked_paused_set_resumed_and_stopped(tmp_path: Path, runtime: Path) -> None:
     async def test(held: Held) -> None:
         status = await ask(held.directory, {"do": "status"})
         endpoint = {"scope": "m", "in_flight": 0, "concurrency": 4, "queued": 0, "limiting": "proposals"}
@@ -334,22 +333,24 @@ def test_a_run_is_asked_paused_set_resumed_and_stopped(tmp_path: Path) -> None:
     held = on_controls(tmp_path, test)
     assert held.stops == 1
     assert not (held.directory / ADDRESS).exists()
-    assert list((tmp_path / "rt").rglob("*.sock")) == []
+    assert list(runtime.rglob("*.sock")) == []
 
 
 @pytest.mark.real
-def test_the_socket_is_its_users_alone(tmp_path: Path) -> None:
+def test_the_socket_is_its_users_alone(tmp_path: Path, runtime: Path) -> None:
     async def test(held: Held) -> None:
         assert stat.S_IMODE(held.socket.stat().st_mode) == 0o600
         assert stat.S_IMODE(held.socket.parent.stat().st_mode) == 0o700
-        assert held.socket.parent.parent == tmp_path / "rt"
+        assert held.socket.parent.parent == runtime
 
     on_controls(tmp_path, test)
 
 
 @pytest.mark.real
-def test_a_folder_that_others_can_enter_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = tmp_path / "rt" / f"asyncopt-{os.getuid()}"
+def test_a_folder_that_others_can_enter_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, runtime: Path
+) -> None:
+    folder = runtime / f"asyncopt-{os.getuid()}"
     folder.mkdir()
     folder.chmod(0o755)
 
@@ -436,15 +437,16 @@ async def _answered(held: Held) -> None:
 
 
 @pytest.mark.real
-def test_a_run_that_was_killed_is_not_running_and_its_socket_is_swept_up(tmp_path: Path) -> None:
+def test_a_run_that_was_killed_is_not_running_and_its_socket_is_swept_up(tmp_path: Path, runtime: Path) -> None:
     pid = _dead_process()
-    folder = tmp_path / "rt" / f"asyncopt-{os.getuid()}"
+    folder = runtime / f"asyncopt-{os.getuid()}"
     folder.mkdir(mode=0o700)
     stale = folder / f"{pid}-0.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(stale))
     run = tmp_path / "run"
     run.mkdir()
+    (run / "manifest.json").write_text("{}")
     (run / ADDRESS).write_text(f'{{"socket": "{stale}", "pid": {pid}}}')
     with pytest.raises(NotRunning, match="go on with: asyncopt resume"):
         asyncio.run(ask(run, {"do": "status"}))
@@ -488,6 +490,22 @@ def test_what_is_no_directory_is_said(tmp_path: Path) -> None:
         asyncio.run(ask(tmp_path / "none", {"do": "status"}))
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ((), "is not running: no run has begun there"),
+        (("manifest.json", "result.json"), "is not running: it has ended; .* asyncopt show"),
+        (("manifest.json",), "go on with: asyncopt resume"),
+        (("sweep.json",), "go on with: asyncopt resume"),
+    ],
+)
+def test_nobody_is_told_to_resume_what_cannot_be(tmp_path: Path, files: tuple[str, ...], said: str) -> None:
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(NotRunning, match=said):
+        asyncio.run(ask(tmp_path, {"do": "status"}))
+
+
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
@@ -498,7 +516,16 @@ def test_the_words_of_the_command_line() -> None:
 
 @pytest.mark.parametrize(
     ("action", "setting"),
-    [("go", None), ("pause", "x"), ("set", None), ("set", "rpm=5"), ("set", "concurrency=0"), ("set", "concurrency=x")],
+    [
+        ("go", None),
+        ("pause", "x"),
+        ("set", None),
+        ("set", "rpm=5"),
+        ("set", "concurrency=0"),
+        ("set", "concurrency=x"),
+        ("set", f"concurrency={2**64}"),
+        ("set", f"concurrency={'9' * 5000}"),
+    ],
 )
 def test_other_words_are_refused(action: str, setting: str | None) -> None:
     with pytest.raises(ConfigError, match="wanted|takes nothing"):

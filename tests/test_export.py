@@ -200,6 +200,17 @@ def test_a_run_that_has_not_ended_is_compared_by_its_training_score(tmp_path: Pa
     assert compared.notes[0].endswith("a run has them when it has ended and kept its trace")
 
 
+def test_runs_of_different_scorers_are_said_to_be_and_no_price_is_no_cost(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (load_run(directory) for directory in runs)
+    other = replace(two, models={**two.models, "scorer": "another"})
+    assert compare([one, other]).notes == ("These runs were scored by different models.",)
+    assert compare([one, two]).notes == ()
+    compare_runs(runs, json=False)
+    assert "0.0000" not in capsys.readouterr().out
+
+
 def test_the_comparison_as_text_and_as_json(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     compare_runs(runs, json=True)
     value = json.loads(capsys.readouterr().out)

@@ -268,6 +268,17 @@ def test_the_command_settles_to_the_same_configuration(tmp_path: Path, settings:
     assert again == config
 
 
+def test_the_command_of_a_fork_begins_with_its_parent_and_says_every_setting(tmp_path: Path) -> None:
+    # The parent may have other settings than the usual ones, which a fork inherits where nothing is said.
+    config = settled(tmp_path / "run", "antonym", ["models.scorer.model=openai/m", "optimizer.samples_per_step=8"])
+    path = tmp_path / "run" / "manifest.json"
+    path.write_bytes(codec.dumps({**codec.loads(path.read_bytes()), "parent": {"path": "/runs/a b"}}))
+    words = shlex.split(command(load_run(tmp_path / "run")) or "")
+    assert words[:5] == ["asyncopt", "resume", "/runs/a b", "--fork", "NEW-DIRECTORY"]
+    assert "optimizer.samples_per_step=8" in words
+    assert settle("antonym", {}, None, None, words[6::2]).to_plain() == config
+
+
 def test_a_run_of_a_program_has_no_command(finished: tuple[Path, Result]) -> None:
     assert document(load_run(finished[0]))["command"] is None
 

@@ -3,21 +3,54 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
 
-from asyncopt.cli.expected import duration
+from asyncopt.cli.expected import duration, expected, subject
 from asyncopt.cli.plan import plan
+from asyncopt.cli.settings import settle
+from asyncopt.cli.sweep import begin
 from asyncopt.errors import ConfigError
+from asyncopt.forecast import Pilot
 from asyncopt.prices import LISTED, NOT_INSTALLED, STATED, UNKNOWN, price_of
 from asyncopt.values import Price
 
 NOBODY = "http://127.0.0.1:9/v1"  # where nobody listens, so that any call would fail
 FLAGS: dict[str, Any] = {"models.scorer.model": "m", "optimizer.steps": 2}
+
+
+@contextmanager
+def refusing_server() -> Iterator[str]:
+    """A server that says of every request that it cannot be answered."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = b'{"error":{"message":"too long","code":"context_length_exceeded"}}'
+            self.send_response(400)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def told(capsys: pytest.CaptureFixture[str], name: str = "antonym", **options: Any) -> Any:
@@ -118,3 +151,57 @@ def test_the_list_itself_knows_the_usual_models() -> None:
     pytest.importorskip("genai_prices")
     assert price_of("openai/gpt-4o-mini").price == Price(0.15, 0.6)
     assert price_of("openrouter/openai/gpt-4o-mini").price is not None
+
+
+def test_two_servers_of_one_name_have_prices_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    def dollars(scorer: float, proposer: float) -> Any:
+        settings = [
+            f"models.scorer.usd_per_million_input_tokens={scorer}",
+            f"models.scorer.usd_per_million_output_tokens={scorer}",
+            "models.proposer.model=m",
+            f"models.proposer.base_url={NOBODY[:-3]}/other/v1",
+            f"models.proposer.usd_per_million_input_tokens={proposer}",
+            f"models.proposer.usd_per_million_output_tokens={proposer}",
+        ]
+        return told(capsys, pilot=0, settings=settings)
+
+    both, scoring, proposing = dollars(1000, 1), dollars(1000, 0), dollars(0, 1)
+    assert both["usd"]["middle"] == pytest.approx(scoring["usd"]["middle"] + proposing["usd"]["middle"], rel=0.01)
+    assert [one["price"]["input"] for one in both["prices"].values()] == [1000, 1]
+    assert list(both["prices"]) == ["m", "m (2)"]
+
+
+@pytest.mark.real
+def test_a_pilot_without_an_answer_is_not_told_as_one_from_the_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCOPT_CACHE_DIR", str(tmp_path))
+    with refusing_server() as url:
+        value = told(capsys, base_url=url, pilot=4)
+        plan("antonym", FLAGS, base_url=url, pilot=4)
+    assert (value["pilot_calls"], value["pilot_failed"]) == (0, 4)
+    shown = capsys.readouterr().out
+    assert "4 pilot calls had no answer" in shown
+    assert "in the cache" not in shown
+
+
+def test_what_the_pilot_asked_is_free_to_the_seed_that_it_had(capsys: pytest.CaptureFixture[str]) -> None:
+    """Other seeds have other training examples, so that nothing of theirs is in the cache."""
+    configs = [settle("plan", {**FLAGS, "task.name": "antonym", "seed": seed}, NOBODY, None, []) for seed in (0, 1, 1)]
+    answered = {subject(configs[0]): Pilot(cached=20)}
+    with_pilot = [one.calls.high for one in expected(configs, answered).forecasts]
+    without = [one.calls.high for one in expected(configs, {}).forecasts]
+    assert [most - least for most, least in zip(without, with_pilot, strict=True)] == pytest.approx([20, 0, 0], abs=1)
+
+
+def test_a_dry_run_of_a_sweep_expects_what_a_plan_without_a_pilot_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "two.toml"
+    file.write_text('tasks = ["antonym"]\nseeds = [0, 1]\nstudies = 2\n[settings.plain]\n', encoding="utf-8")
+    options: dict[str, Any] = {"base_url": NOBODY, "settings": [], "seeds": None}
+    begin(str(file), FLAGS, options, None, "calls=50", dry_run=True, shown="json", wait=False)
+    found = orjson.loads(capsys.readouterr().out)["expected"]
+    wanted = told(capsys, str(file), pilot=0, budget="calls=50")
+    assert found["seconds"] == wanted["seconds"]
+    assert found["budget"] == wanted["budget"] == {"calls": "does not suffice"}

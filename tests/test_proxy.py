@@ -102,6 +102,10 @@ def test_raw_text_is_continued_with_the_same_fields() -> None:
         (CHAT_CAPABILITIES, True, {"messages": ["hi"]}, "messages"),
         (CHAT_CAPABILITIES, True, {"model": "a\x1bb"}, "model"),
         (CHAT_CAPABILITIES, False, {}, None),
+        (CHAT_CAPABILITIES, True, {"temperature": 10**400}, "temperature"),
+        (CHAT_CAPABILITIES, True, {"stream": "false"}, "stream"),
+        (CHAT_CAPABILITIES, True, {"logprobs": "yes"}, "logprobs"),
+        (CHAT_CAPABILITIES, True, {"top_logprobs": 2}, "top_logprobs"),
         (COMPLETIONS, True, {}, None),
         (COMPLETIONS, False, {"echo": True}, "echo"),
         (COMPLETIONS, False, {"best_of": 2}, "best_of"),
@@ -250,6 +254,21 @@ class TestServing:
             found = await asyncio.gather(*(client.ask(temperature=0) for _ in range(10)))
         assert len(endpoint.started) == 1
         assert sorted(headers["x-asyncopt-cache"] for _, headers, _ in found) == ["hit"] * 9 + ["miss"]
+
+    async def test_n_answers_with_a_seed_have_seeds_of_their_own_and_are_the_same_again(self) -> None:
+        endpoint = FakeEndpoint(lambda request, _: Completion(str(request.sampling.seed)), supports=CHAT_CAPABILITIES)
+        for first, wanted in ((5, [5, 6, 7]), (2**53, [2**53, 2**53 - 1, 2**53 - 2])):
+            async with proxied(endpoint) as client:
+                found = [await client.ask(n=3, seed=first, temperature=1.0) for _ in range(2)]
+            for _, _, body in found:
+                assert [choice["message"]["content"] for choice in body["choices"]] == [str(seed) for seed in wanted]
+            assert found[1][1]["x-asyncopt-cache"] == "hit"
+
+    async def test_a_body_that_is_not_compressed_as_it_says_is_refused(self) -> None:
+        endpoint = FakeEndpoint(supports=CHAT_CAPABILITIES)
+        async with proxied(endpoint) as client:
+            status, _, body = await client.post(b"garbage", headers={"Content-Encoding": "gzip"})
+        assert (status, body["error"]["code"]) == (400, "invalid_value")
 
     async def test_n_answers_are_n_draws(self) -> None:
         endpoint = FakeEndpoint(lambda request, number: Completion(str(number)), supports=CHAT_CAPABILITIES)

@@ -53,4 +53,4 @@ def test_both_commands_are_there_and_the_continuous_integration_finds_the_second
     commands = [line for block in blocks("") for line in block.splitlines() if line.startswith("python3 -m venv")]
     assert len(commands) == 2
     assert commands[0].endswith("asyncopt run antonym")
-    assert commands[1].endswith("-m pytest")
+    assert commands[1].endswith("-m pytest -n 2")

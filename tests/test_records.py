@@ -199,6 +199,14 @@ def no_subject(directory: Path) -> None:
     (directory / "manifest.json").write_text('{"v": 1, "subject": {"task": "toy"}}')
 
 
+def odd_seed(directory: Path) -> None:
+    (directory / "manifest.json").write_text('{"subject": {"task": {}, "optimizer": {}, "seed": null}}')
+
+
+def odd_models(directory: Path) -> None:
+    (directory / "manifest.json").write_text('{"subject": {"task": {}, "optimizer": {}, "models": {"scorer": 3}}}')
+
+
 def sweep(directory: Path) -> None:
     (directory / "sweep.json").write_text("{}")
     shutil.copytree(directory, directory / "toy-s0")
@@ -209,6 +217,8 @@ def sweep(directory: Path) -> None:
     [
         (no_manifest, r"manifest\.json is missing or unreadable; is .* the directory of a run\?"),
         (no_subject, r"manifest\.json does not state a task and an optimizer"),
+        (odd_seed, r"manifest\.json has a seed or models that no run has"),
+        (odd_models, r"manifest\.json has a seed or models that no run has"),
         (sweep, r"the directory of a sweep; name one of its runs, such as .*toy-s0"),
     ],
 )
@@ -327,7 +337,10 @@ def test_a_trace_is_read_as_it_grows_and_the_later_line_counts(tmp_path: Path) -
 
 def test_damaged_lines_of_a_trace_are_passed_over(tmp_path: Path) -> None:
     trace = Trace(tmp_path / "trace.jsonl")
-    broken = ['{"kind":\n', "[]\n", '{"kind": "evaluation", "candidate": "a", "items": [{"example": 1}]}\n', "\n"]
+    odd = '{"example": [1], "outcome": "scored", "score": 0, "answer": "", "parsed": null}'
+    items = ['{"example": 1}', odd, odd.replace("[1]", "1").replace('"scored"', "null")]
+    broken = ['{"kind":\n', "[]\n", "\n"]
+    broken += [f'{{"kind": "evaluation", "candidate": "a", "items": [{item}]}}\n' for item in items]
     trace.path.write_text("".join(broken) + line("a", 1))
     assert [one.score for one in trace.answers("a")] == [1]
 

@@ -257,7 +257,7 @@ def test_leaving_ends_whoever_still_follows(runs: Path) -> None:
 
 def test_an_address_in_use_is_said(runs: Path) -> None:
     async def test(page: Page) -> None:
-        with pytest.raises(ConfigError, match="choose another --port"):
+        with pytest.raises(ConfigError, match="choose another --host or --port"):
             async with viewing(runs, "127.0.0.1", page.port):
                 pass
 

@@ -75,7 +75,7 @@ def run(
     if dry_run:
         from asyncopt.cli.dry_run import dry_run as tell
 
-        tell([config], json=shown == "json")
+        tell([config], config.budget.model_dump(), json=shown == "json")
     else:
         from asyncopt.cli.run import Manner, run_study
 

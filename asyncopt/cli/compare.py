@@ -44,7 +44,7 @@ _HEAD = ("run", "optimizer", "state", "seed", "steps", "calls", "tokens", "$", "
 
 
 def _row(one: Standing) -> tuple[str, ...]:
-    figures = (one.seed, one.steps, one.calls, one.tokens, f"{one.usd:.4f}", f"{one.seconds:.1f}")
+    figures = (one.seed, one.steps, one.calls, one.tokens, f"{one.usd:.4f}" if one.usd else "-", f"{one.seconds:.1f}")
     return (
         codec.printable(Path(one.directory).name, 60),
         codec.printable(one.optimizer, 20),

@@ -34,7 +34,8 @@ def request_of(action: str, setting: str | None) -> dict[str, Any]:
             raise ConfigError(f"ctl {action} takes nothing else; got {codec.printable(setting, 40)!r}")
         return {"do": action}
     name, _, number = (setting or "").partition("=")
-    if name.strip() != "concurrency" or not (number.isascii() and number.isdigit()):
+    # More digits than any limit has: neither Python nor JSON takes them for a number.
+    if name.strip() != "concurrency" or not (number.isascii() and number.isdigit() and len(number) < 10):
         raise ConfigError(f"ctl set got {codec.printable(setting or '', 40)!r}; wanted such as concurrency=8")
     request = {"do": "set", "concurrency": int(number)}
     check_request(request)

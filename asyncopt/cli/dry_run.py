@@ -8,7 +8,7 @@ ratio, with instructions of the length that the paper's have, and meta-prompts w
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from random import Random
 
@@ -42,10 +42,9 @@ class Part:
     usd: float | None
 
 
-def dry_run(configs: Sequence[Config], *, json: bool) -> None:
-    """Print what the runs of these configurations will and may take together, and send nothing."""
-    found = expected(configs, {})
-    budget = configs[0].budget.model_dump() if len(configs) == 1 else {}
+def dry_run(configs: Sequence[Config], budget: Mapping[str, float | None], at_once: int = 1, *, json: bool) -> None:
+    """Print what the runs of these configurations, so many at once, will and may take together, and send nothing."""
+    found = expected(configs, {}, at_once)
     every = [part for config in configs if _is_counted(config) for part in planned(config)]
     names = dict.fromkeys(part.part for part in every)
     parts = [_sum(name, [part for part in every if part.part == name]) for name in names]

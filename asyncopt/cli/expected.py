@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from asyncopt.forecast import NO_PILOT, Forecast, Interval, Listener, Noise, Pil
 from asyncopt.forecast.estimate import DRAWS
 from asyncopt.local import is_local
 from asyncopt.prices import Priced, price_of
+from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Price
 
 _FEWEST_DRAWS = 30
@@ -79,32 +81,52 @@ class Expected:
 
 def expected(configs: Sequence[Config], pilots: Mapping[str, Pilot], at_once: int = 1) -> Expected:
     """The forecasts of these runs; ``pilots`` are by :func:`subject`; where one lacks, values are typical."""
-    models = {wanted.model: wanted for config in configs for wanted in roles(config).values()}
-    prices = {name: _price(wanted) for name, wanted in models.items()}
+    models = {_priced_as(wanted): wanted for config in configs for wanted in roles(config).values()}
+    prices = {key: _price(wanted) for key, wanted in models.items()}
     draws = max(DRAWS // len(configs), _FEWEST_DRAWS)
-    known: dict[str, Forecast] = {}
+    known: dict[tuple[str, bool], Forecast] = {}
+    piloted: dict[str, tuple[int, Sequence[Example]]] = {}  # the seed and the examples that the pilot had
     for config in configs:
-        kind = _kind(config)
+        kind = _kind(config, piloted)
         if kind in known:
             continue
         task = config.load_task()
-        served = {role: _served(wanted, prices[wanted.model].price) for role, wanted in roles(config).items()}
-        known[kind] = forecast(
+        examples = task.train if isinstance(task, Task) else ()
+        pilot = pilots.get(subject(config), NO_PILOT)
+        if piloted.setdefault(subject(config), (config.seed, examples))[1] != examples:
+            pilot = replace(pilot, cached=0)
+        served = {role: _served(wanted, prices[_priced_as(wanted)].price) for role, wanted in roles(config).items()}
+        known[_kind(config, piloted)] = forecast(
             task,
             config.build_optimizer(task),
             served,
-            pilots.get(subject(config), NO_PILOT),
+            pilot,
             seed=config.seed,
             use_cache=config.use_cache,
             draws=draws,
         )
-    found = [known[_kind(config)] for config in configs]
-    return Expected(tuple(found), prices, at_once)
+    found = [known[_kind(config, piloted)] for config in configs]
+    return Expected(tuple(found), _by_name((key[0], priced) for key, priced in prices.items()), at_once)
 
 
-def _kind(config: Config) -> str:
-    """What studies have in common that differ in their seed alone."""
-    return repr(config.model_copy(update={"seed": 0}))
+def _priced_as(wanted: ModelConfig) -> tuple[str, str | None, Price | None]:
+    """What decides a price: two servers may serve a model of the same name."""
+    return wanted.model, wanted.base_url, wanted.price
+
+
+def _by_name(prices: Iterable[tuple[str, Priced]]) -> dict[str, Priced]:
+    """Prices by model; a name that stands for several prices is numbered."""
+    found: dict[str, Priced] = {}
+    for model, priced in prices:
+        names = itertools.chain([model], (f"{model} ({number})" for number in itertools.count(2)))
+        found[next(name for name in names if found.get(name, priced) == priced)] = priced
+    return found
+
+
+def _kind(config: Config, piloted: Mapping[str, tuple[int, Sequence[Example]]]) -> tuple[str, bool]:
+    """What studies have in common that differ in their seed alone, and whether it is the pilot's."""
+    seed = piloted[subject(config)][0] if subject(config) in piloted else config.seed
+    return repr(config.model_copy(update={"seed": 0})), config.seed == seed
 
 
 def subject(config: Config) -> str:

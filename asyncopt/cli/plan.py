@@ -38,15 +38,23 @@ def plan(
     configs, limits, at_once = _asked(name, dict(flags), base_url, budget, settings)
     pilots = _pilots(configs, pilot) if pilot else {}
     found = expected(configs, pilots, at_once)
-    calls = sum(one.calls for one in pilots.values())
+    calls, failed = sum(one.calls for one in pilots.values()), sum(one.failed for one in pilots.values())
     if json:
-        value = {"event": "plan", "studies": len(configs), **found.to_json(limits), "pilot_calls": calls}
+        value = {
+            "event": "plan",
+            "studies": len(configs),
+            **found.to_json(limits),
+            "pilot_calls": calls,
+            "pilot_failed": failed,
+        }
         sys.stdout.write(codec.json_line(value))
         return
     if calls:
         print(f"{calls} pilot calls were made" + ("; their answers are cached" if configs[0].use_cache else ""))
-    elif pilot:
+    elif pilot and not failed:
         print("the pilot's answers were all in the cache: latencies are typical values, so the time is uncertain")
+    if failed:
+        print(f"{failed} pilot calls had no answer: look at the model and what it is asked before you run this")
     print("\n".join(lines_of(found, limits, pilot=bool(pilot))))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from asyncopt import codec
 from asyncopt.cli.summary import LONGEST_PATH
 from asyncopt.directory import MANIFEST
-from asyncopt.errors import ConfigError, StorageFailed
+from asyncopt.errors import ConfigError
 from asyncopt.files import write_atomically
 from asyncopt.pages import comparison, document, report_html
 from asyncopt.pages.asked import Asked
@@ -37,7 +37,7 @@ def write_report(directories: Sequence[Path], out: Path | None, against: str | N
     try:
         write_atomically(path, html.encode())
     except OSError as error:
-        raise StorageFailed.at(path, error) from None
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); name another file with -o") from None
     print(codec.printable(str(path), LONGEST_PATH))
 
 

@@ -104,7 +104,8 @@ def begin(
     for line in twins(sweep):
         print(f"asyncopt: {codec.printable(line, 400)}", file=sys.stderr)
     if dry_run:
-        tell([one.config for one in sweep.planned], json=shown == "json")
+        every = [one.config for one in sweep.planned]
+        tell(every, sweep.budget.model_dump(), sweep.at_once, json=shown == "json")
     else:
         start_sweep(sweep, directory, shown, wait=wait)
 

@@ -56,7 +56,7 @@ class Pilot:
     ``scores`` has a row for every example: the grades of its answers. ``texts`` are the proposals as they were read,
     None for those of no use. ``rates`` are permits a second by scope and dimension, as announced or learned;
     ``refunds`` says of a scope whether it gives unused tokens back, None where that is not known. ``calls`` were
-    answered by a server, not by the cache; the run will not pay for the ``cached`` answers.
+    answered by a server, not by the cache; ``failed`` had no answer; the run will not pay for the ``cached`` answers.
     """
 
     scoring: Answered = Answered()
@@ -67,6 +67,7 @@ class Pilot:
     refunds: Mapping[str, bool | None] = field(default_factory=dict)
     calls: int = 0
     cached: int = 0
+    failed: int = 0
 
 
 NO_PILOT = Pilot()
@@ -77,10 +78,15 @@ class Listener:
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.failed = 0
 
     def notify(self, event: Event) -> None:
-        if isinstance(event, CallEnded) and event.outcome == "completed":
+        if not isinstance(event, CallEnded):
+            return
+        if event.outcome == "completed":
             self.seconds.append(event.service)
+        else:
+            self.failed += 1
 
     def taken(self) -> tuple[float, ...]:
         """The seconds since the last look."""
@@ -106,6 +112,7 @@ async def run_pilot(
     scored = isinstance(task, Task) and scorer is not None
     proposed = 0 if proposer is None else min(PROPOSED, calls // 5 if scored else calls)
     listener.taken()
+    failed = listener.failed
     scoring, cached = _Scored((), (), Answered()), 0
     if isinstance(task, Task) and scorer is not None:
         chain = 2 if task.final_answer_cue or isinstance(optimizer, DLN2) else 1
@@ -128,6 +135,7 @@ async def run_pilot(
         {name: one.control.lanes.tokens.refunds.given for name, one in scopes.items()},
         len(scoring.answered.seconds) + len(proposals.seconds),
         cached,
+        listener.failed - failed,
     )
 
 

@@ -21,8 +21,6 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
     notes = list(compared.notes)
     if len({(run.task, run.fingerprint) for run in runs}) > 1:
         notes.insert(0, "These runs are not of one task with one split: compare the gains of each, not their scores.")
-    if len({run.models.get("scorer") for run in runs}) > 1:
-        notes.insert(0, "These runs were scored by different models.")
     names = ("n", "difference", "low", "high", "only_first", "only_this", "p")
     paired = [
         {"name": name_of(Path(one.directory)), **{name: getattr(one, name) for name in names}}

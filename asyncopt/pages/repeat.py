@@ -20,15 +20,19 @@ _NOT_SAID = ("trace", "use_cache", "cache")  # they decide nothing
 def command(run: Run) -> str | None:
     """A command line that repeats the run with everything that decides its result; None for one of a program.
 
-    Settings that are what they would be anyway are left out. Keys are in no manifest, and so in no command.
+    Settings that are what they would be anyway are left out. Keys are in no manifest, and so in no command. A fork is
+    forked again from its parent: under its own settings alone its first steps would be others.
     """
     task = run.config.get("task")
     if not isinstance(task, Mapping) or "name" not in task:
         return None
-    usual = dict(_flat(_usual(run.config)))
+    parent = _table(run.manifest.get("parent")).get("path")
+    # A fork has its parent's settings where nothing is said, and not the usual ones.
+    usual = {} if parent else dict(_flat(_usual(run.config)))
     said = [(key, value) for key, value in _flat(run.config) if key not in _NOT_SAID and usual.get(key) != value]
     settings = [f"{key}={_plain(value)}" for key, value in said if key != "task.name"]
-    words = ["asyncopt", "run", str(task["name"]), *(word for setting in settings for word in ("--set", setting))]
+    begin = ["resume", str(parent), "--fork", "NEW-DIRECTORY"] if parent else ["run", str(task["name"])]
+    words = ["asyncopt", *begin, *(word for setting in settings for word in ("--set", setting))]
     return " ".join(shlex.quote(codec.clean(word)) for word in words)
 
 
@@ -50,6 +54,10 @@ def _usual(config: Mapping[str, Any]) -> Mapping[str, Any]:
             one.pop("model", None)
         return usual
     return {}
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncopt.errors import ConfigError, StorageFailed
+from asyncopt.errors import ConfigError
 from asyncopt.pages.document import document
 from asyncopt.records import Run
 
@@ -58,7 +58,7 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
                     folder.mkdir(parents=True, exist_ok=True)
                     figure.savefig(path, dpi=200, metadata=_DATES[kind])
                 except OSError as error:
-                    raise StorageFailed.at(path, error) from None
+                    raise ConfigError(f"{path} cannot be written ({error.strerror}); name another folder") from None
                 written.append(path)
     return written
 

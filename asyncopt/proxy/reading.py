@@ -13,7 +13,7 @@ from typing import Any
 from asyncopt import codec
 from asyncopt.endpoints.parts import json_of, text_of
 from asyncopt.proxy.refusals import Refusal, invalid
-from asyncopt.values import ROLES, Capabilities, Generate, Message, Sampling
+from asyncopt.values import LARGEST, ROLES, Capabilities, Generate, Message, Sampling
 
 MOST_DRAWS = 128
 _LONGEST_NAME = 200
@@ -56,7 +56,13 @@ class Asked:
     def draws(self, numbers: Iterator[int]) -> list[Generate]:
         """The requests to be made, one for each of the draws."""
         sampling = self.request.sampling
-        return [replace(self.request, sampling=replace(sampling, draw=next(numbers))) for _ in range(self.n)]
+        seeds = [None if sampling.seed is None else _seed_of(sampling.seed, index) for index in range(self.n)]
+        return [replace(self.request, sampling=replace(sampling, seed=one, draw=next(numbers))) for one in seeds]
+
+
+def _seed_of(seed: int, index: int) -> int:
+    """A seed of its own for each of the draws, which were one answer otherwise; the first has the one that is given."""
+    return seed - index if seed > LARGEST - MOST_DRAWS else seed + index
 
 
 def object_in(data: bytes) -> dict[str, Any]:
@@ -99,7 +105,7 @@ def asked(body: Mapping[str, Any], supports: Capabilities, *, chat: bool) -> Ask
         request=Generate(prompt, sampling, wanted, codec.dumps(extra).decode() if extra else ""),
         n=1 if n is None else n,
         chat=chat,
-        stream=bool(body.get("stream")),
+        stream=_flag(body, "stream"),
         include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
         alternatives=alternatives,
     )
@@ -161,19 +167,34 @@ def _sampling(body: Mapping[str, Any], extra: dict[str, Any], supports: Capabili
 
 def _alternatives(body: Mapping[str, Any], chat: bool, supports: Capabilities) -> int | None:
     if chat:
-        wanted = (_number(body, "top_logprobs", int) or 0) if body.get("logprobs") else None
-        name = "top_logprobs"
+        wanted, name = _number(body, "top_logprobs", int), "top_logprobs"
+        if _flag(body, "logprobs"):
+            wanted = wanted or 0
+        elif wanted:
+            raise invalid("top_logprobs is given without logprobs; set logprobs to true", name)
+        else:
+            wanted = None
     else:
         wanted, name = _number(body, "logprobs", int), "logprobs"
-    if wanted is not None and not 0 <= wanted <= supports.top_logprobs:
-        raise invalid(f"{name} is {wanted}; this model gives {supports.top_logprobs} at most", name)
-    return wanted
+    count: int | None = wanted
+    if count is not None and not 0 <= count <= supports.top_logprobs:
+        raise invalid(f"{name} is {count}; this model gives {supports.top_logprobs} at most", name)
+    return count
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise invalid(f"{name} is {codec.printable(repr(value), 80)}; wanted true or false", name)
+    return value
 
 
 def _number(body: Mapping[str, Any], name: str, kind: type[int] | type[float]) -> Any:
     """The number of this name, None where there is none."""
     value = body.get(name)
-    if value is None or (kind is float and type(value) in (int, float)) or type(value) is kind:
+    if value is None or type(value) is kind:
+        return value
+    if kind is float and type(value) is int and abs(value) <= LARGEST:  # others may be too large for a float
         return value
     wanted = "a number" if kind is float else "a whole number"
     raise invalid(f"{name} is {codec.printable(repr(value), 80)}; wanted {wanted}", name)

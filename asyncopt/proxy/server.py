@@ -18,7 +18,7 @@ from asyncopt.engine import Engine, Model
 from asyncopt.errors import AsyncoptError, CallFailed, ConfigError, EndpointUnusable
 from asyncopt.limits.budget import Account
 from asyncopt.proxy.reading import Asked, asked, name_in, object_in
-from asyncopt.proxy.refusals import Refusal
+from asyncopt.proxy.refusals import Refusal, invalid
 from asyncopt.proxy.upstream import Open, Upstream
 from asyncopt.proxy.writing import Writer
 from asyncopt.values import Completion, FaultKind, Finish, Generate, Usage
@@ -248,6 +248,8 @@ async def _read(request: web.Request) -> bytes:
     except TimeoutError:
         message = f"the body did not come within {BODY_SECONDS:g} s"
         raise Refusal(408, message, code="timeout", again=True) from None
+    except web.RequestPayloadError:  # broken compression, or a client that left while it sent
+        raise invalid("the body cannot be read; send it whole, and as its Content-Encoding says") from None
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

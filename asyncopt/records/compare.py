@@ -59,7 +59,10 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Runs beside each other, each after the first paired with it where that means something; ``notes`` say why not."""
+    """Runs beside each other, each after the first paired with it where that means something.
+
+    ``notes`` say why not, and what else stands against comparing.
+    """
 
     standings: tuple[Standing, ...]
     paired: tuple[Paired, ...]
@@ -69,6 +72,8 @@ class Compared:
 def compare(runs: Sequence[Run]) -> Compared:
     """The runs in their order, and every one against the first."""
     paired, notes = [], []
+    if len({run.models["scorer"] for run in runs if "scorer" in run.models}) > 1:
+        notes.append("These runs were scored by different models.")
     for run in runs[1:]:
         found = _paired(runs[0], run)
         if isinstance(found, str):

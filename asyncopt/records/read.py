@@ -76,6 +76,9 @@ def _manifest(directory: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{directory / MANIFEST} does not state a task and an optimizer; is {directory} the directory of a run?"
         )
+    models = _table(subject, "models").values()
+    if not isinstance(subject.get("seed", 0), int) or not all(isinstance(model, dict) for model in models):
+        raise ConfigError(f"{directory / MANIFEST} has a seed or models that no run has; restore it from a copy")
     return manifest
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from asyncopt.activity import ACTIVITY
+from asyncopt.activity import ACTIVITY, is_sample
 from asyncopt.errors import ConfigError
 from asyncopt.notebook import html_table
 from asyncopt.optimizers.base import Validated
@@ -60,12 +60,12 @@ class Run:
     @cached_property
     def activity(self) -> list[dict[str, Any]]:
         """The lines of ``activity.jsonl``, oldest first, as :class:`~asyncopt.activity.Activity` has them."""
-        return [line for line in self._activity if "scopes" in line]
+        return [line for line in self._activity if is_sample(line)]
 
     @cached_property
     def latency_edges(self) -> list[float]:
         """The seconds between which the ``latency`` of :attr:`activity` was counted; empty where there are none."""
-        edges: list[list[float]] = [line["edges"] for line in self._activity if "edges" in line]
+        edges: list[list[float]] = [line["edges"] for line in self._activity if isinstance(line.get("edges"), list)]
         return edges[-1] if edges else []
 
     @cached_property

@@ -107,6 +107,8 @@ def answers_in(row: Mapping[str, Any]) -> list[Answer]:
 
 
 def _answer(fold: Fold, item: Mapping[str, Any]) -> Answer:
+    if not isinstance(item["example"], int) or not isinstance(item["outcome"], str):
+        raise TypeError("no answer of a trace")
     parsed = item["parsed"]
     return Answer(
         fold,

@@ -62,7 +62,9 @@ async def viewing(folder: Path, host: str, port: int, token: str | None = None) 
         listening = await loop.create_server(lambda: door.before(server()), host, port)
     except OSError as error:
         await runner.cleanup()
-        raise ConfigError(f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port") from None
+        raise ConfigError(
+            f"{host}:{port} cannot be listened on ({error.strerror}); choose another --host or --port"
+        ) from None
     guard.listens(listening.sockets[0].getsockname()[1])
     try:
         yield f"http://{guard.address}/?token={guard.token}"

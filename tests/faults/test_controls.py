@@ -22,12 +22,8 @@ pytestmark = [pytest.mark.real, pytest.mark.row("L06")]
 AT_ONCE = 4
 
 
-def test_a_run_is_paused_and_resumed_and_stopped_as_by_a_first_signal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place, runtime = tmp_path / "run", tmp_path / "rt"
-    runtime.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+def test_a_run_is_paused_and_resumed_and_stopped_as_by_a_first_signal(tmp_path: Path, runtime: Path) -> None:
+    place = tmp_path / "run"
     api = Watched(SimulatedAPI(seed=3, latency=Constant(0.002), answers=AnswerModel(3, known_items(None))))
     api.free = 30
 
