@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
@@ -12,11 +11,11 @@ import anyio
 
 from asyncopt.engine import Model
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, first_error
-from asyncopt.evaluate import PROMPTED, Evaluation, Item, Program, evaluate
+from asyncopt.evaluation import PROMPTED, Evaluation, Item, Program, evaluate
 from asyncopt.events import Events
 from asyncopt.limits.budget import UNLIMITED, Account, Budget, require_price
 from asyncopt.result import Measured
-from asyncopt.stats import mcnemar_p, paired_difference
+from asyncopt.stats import paired_grades
 from asyncopt.tasks.task import Example, Fold, Split, Task
 
 
@@ -221,18 +220,7 @@ def _compared(number: int, first: Evaluation, other: Evaluation) -> Comparison |
     ]
     if not pairs:
         return None
-    counts = Counter(pairs)
-    only_first, only_this = counts[1.0, 0.0], counts[0.0, 1.0]
-    binary = all(score in (0.0, 1.0) for pair in counts for score in pair)
-    return Comparison(
-        number,
-        len(pairs),
-        len(first.items) - len(pairs),
-        *paired_difference([one for one, _ in pairs], [two for _, two in pairs]),
-        only_first,
-        only_this,
-        mcnemar_p(only_first, only_this) if binary else None,
-    )
+    return Comparison(number, len(pairs), len(first.items) - len(pairs), *paired_grades(pairs))
 
 
 def _row(task: Task, number: int, prompt: str, split: Split, example: Example, item: Item) -> Row:

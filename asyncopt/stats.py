@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from statistics import fmean, pstdev, stdev
@@ -21,7 +22,9 @@ def wilson_interval(correct: float, n: int, z: float = Z95) -> tuple[float, floa
     centre = p + z * z / (2 * n)
     spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0)
+    # The ends are exact there, and rounding would give 3e-17.
+    low = 0.0 if correct == 0 else max((centre - spread) / scale, 0.0)
+    return low, 1.0 if correct == n else min((centre + spread) / scale, 1.0)
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
@@ -84,3 +87,20 @@ def paired_difference(first: Sequence[float], second: Sequence[float], z: float 
     more = [*differences, 1.0, -1.0]
     centre, half = fmean(more), z * pstdev(more) / math.sqrt(len(more))
     return fmean(differences), max(centre - half, -1.0), min(centre + half, 1.0)
+
+
+def paired_grades(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float, int, int, float | None]:
+    """What separates two prompts on the items that both have a grade for, each pair the grades of one item.
+
+    That is the mean difference with the ends of its 95 % interval, how many items only the first and only the second
+    got right, and the p-value of :func:`mcnemar_p`: None where grades between 0 and 1 make that test meaningless.
+    """
+    counts = Counter(pairs)
+    only_first, only_second = counts[1.0, 0.0], counts[0.0, 1.0]
+    binary = all(grade in (0.0, 1.0) for pair in counts for grade in pair)
+    return (
+        *paired_difference([first for first, _ in pairs], [second for _, second in pairs]),
+        only_first,
+        only_second,
+        mcnemar_p(only_first, only_second) if binary else None,
+    )

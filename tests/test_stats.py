@@ -154,3 +154,8 @@ def test_the_interval_of_a_difference_covers_it_as_often_as_stated(n: int, first
 def test_a_difference_needs_the_same_items(first: list[float], second: list[float]) -> None:
     with pytest.raises(ValueError, match="same items"):
         paired_difference(first, second)
+
+
+def test_the_ends_of_an_interval_are_exact_where_nothing_or_everything_is_right() -> None:
+    assert wilson_interval(0, 6)[0] == 0.0
+    assert wilson_interval(6, 6)[1] == 1.0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncopt.records.run import Run
 from asyncopt.result import Measured
-from asyncopt.stats import mcnemar_p, paired_difference
+from asyncopt.stats import paired_grades
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +122,8 @@ def _paired(first: Run, other: Run) -> Paired | str:
     if not common:
         return "there are no held-out answers of both; a run has them when it has ended and kept its trace"
     pairs = [(one[number], two[number]) for number in common]
-    return _difference(str(other.directory), pairs, len(one.keys() | two.keys()) - len(common))
-
-
-def _difference(directory: str, pairs: Sequence[tuple[float, float]], left_out: int) -> Paired:
-    counts = Counter(pairs)
-    only_first, only_this = counts[1.0, 0.0], counts[0.0, 1.0]
-    binary = all(score in (0.0, 1.0) for pair in counts for score in pair)
-    return Paired(
-        directory,
-        len(pairs),
-        left_out,
-        *paired_difference([first for first, _ in pairs], [this for _, this in pairs]),
-        only_first,
-        only_this,
-        mcnemar_p(only_first, only_this) if binary else None,
-    )
+    left_out = len(one.keys() | two.keys()) - len(common)
+    return Paired(str(other.directory), len(pairs), left_out, *paired_grades(pairs))
 
 
 def _held_out(run: Run) -> dict[int, float]:
