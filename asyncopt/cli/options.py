@@ -27,3 +27,12 @@ BaseUrlOption: TypeAlias = Annotated[
 ]
 LimitOption: TypeAlias = Annotated[int | None, typer.Option(help="At most so many examples in each split.")]
 DataOption: TypeAlias = Annotated[Path | None, typer.Option(help="The folder of published data sets.")]
+OptimizerOption: TypeAlias = Annotated[str | None, typer.Option(help="opro, random, ape, dln1 or dln2.")]
+StepsOption: TypeAlias = Annotated[int | None, typer.Option(help="How many steps.")]
+SeedOption: TypeAlias = Annotated[int | None, typer.Option(help="Every random choice comes from it.")]
+ModeOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="parallel, or faithful to the reference in every draw.")
+]
+NoCacheOption: TypeAlias = Annotated[
+    bool, typer.Option("--no-cache", help="Ask the model again, whatever was answered.")
+]
