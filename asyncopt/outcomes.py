@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from asyncopt.evaluate import Evaluation
+from asyncopt.evaluation import Evaluation
 from asyncopt.tasks.task import Example, Fold
 from asyncopt.values import Outcome
 

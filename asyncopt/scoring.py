@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncopt.chronicle import Chronicle
 from asyncopt.engine import Model
-from asyncopt.evaluate import Evaluation, Program, evaluate
+from asyncopt.evaluation import Evaluation, Program, evaluate
 from asyncopt.events import CandidateScored, Events, Note
 from asyncopt.optimizers.base import AnyTask, Validated
 from asyncopt.optimizers.history import Entry

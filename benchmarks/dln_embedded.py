@@ -31,7 +31,7 @@ from asyncopt import Engine, MemoryCache, Model, Result, Study
 from asyncopt.cli.models import open_models, start_local_servers
 from asyncopt.cli.settings import settle
 from asyncopt.config import Config
-from asyncopt.evaluate import Program
+from asyncopt.evaluation import Program
 from asyncopt.loops import loop_factory
 from asyncopt.optimizers import DLN1, DLN2, Entry, Search
 from asyncopt.optimizers.base import AnyTask

@@ -28,7 +28,7 @@ from common import parser, table, write_json
 
 from asyncopt import Completion, Engine, Example, Quota, Task, evaluate
 from asyncopt.endpoints.protocol import Answer
-from asyncopt.evaluate import AHEAD
+from asyncopt.evaluation import AHEAD
 from asyncopt.racing import SHARES, STAKES, Floor, alpha_of
 from asyncopt.stats import wilson_interval
 from asyncopt.testing import run_virtual
@@ -311,7 +311,7 @@ class Answering:
 
 async def step_of(ahead: int | None, number: int, n: int) -> tuple[int, float]:
     """Calls and seconds of one step of the real engine; without ``ahead`` there is no racing."""
-    importlib.import_module("asyncopt.evaluate").AHEAD = 8 if ahead is None else ahead  # type: ignore[attr-defined]
+    importlib.import_module("asyncopt.evaluation").AHEAD = 8 if ahead is None else ahead  # type: ignore[attr-defined]
     examples = tuple(Example(i, f"example {number}.{i}", "yes") for i in range(n))
     task, answering = Task("windows", "boolean", examples, ()), Answering()
     async with Engine() as engine:

@@ -32,7 +32,7 @@ from asyncopt.baselines import (
 )
 from asyncopt.cli import main
 from asyncopt.cli.items import write_files
-from asyncopt.evaluate import PROMPTED
+from asyncopt.evaluation import PROMPTED
 from asyncopt.values import Usage
 
 COLOURS = ("red", "green", "blue")

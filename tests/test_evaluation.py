@@ -67,7 +67,7 @@ def test_neither_latency_nor_concurrency_nor_the_window_changes_what_a_race_ends
     found, calls = [], set()
     for latencies in range(6):
         for concurrency, ahead in ((1, 8), (7, 2), (50, 8), (1000, 1000)):
-            monkeypatch.setattr(importlib.import_module("asyncopt.evaluate"), "AHEAD", ahead)
+            monkeypatch.setattr(importlib.import_module("asyncopt.evaluation"), "AHEAD", ahead)
             endpoint = Uneven(accuracy, latencies)
             found.append(scored(endpoint, concurrency=concurrency))
             calls.add(len(endpoint.started))

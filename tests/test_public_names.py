@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,11 +63,22 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    assert not loaded_by("import asyncopt") & set(HEAVY)
+    assert not loaded_by("from asyncopt import *") & set(HEAVY)
+
+
+def test_the_front_imports_what_its_type_checker_reads() -> None:
+    tree = ast.parse(Path(asyncopt.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    read = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert read == asyncopt._MODULE_OF
+    assert set(dir(asyncopt)) >= set(NAMES)
+    with pytest.raises(AttributeError, match="no attribute 'Optimiser'"):
+        asyncopt.Optimiser  # noqa: B018  # the access is what is tested
 
 
 def test_the_command_line_loads_only_what_it_shows() -> None:
-    assert not loaded_by("import asyncopt.cli.app") & (set(HEAVY) - {"typer", "rich"})
+    loaded = loaded_by("import asyncopt.cli.app, asyncopt.cli.signals, asyncopt.cli.keys")
+    assert not loaded & ({*HEAVY, "aiohttp", "anyio", "sqlite3"} - {"typer", "rich"})
 
 
 def test_the_package_changes_nothing_global() -> None:

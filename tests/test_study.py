@@ -14,7 +14,7 @@ from fakes import FakeEndpoint, run_virtual
 from asyncopt import OPRO, Budget, Engine, Example, MemoryCache, Quota, RandomSearch, Study, Task
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, EndpointRefused, RunLocked, StudyFailed
-from asyncopt.evaluate import evaluate
+from asyncopt.evaluation import evaluate
 from asyncopt.events import CandidateScored, Event, StudyFinished
 from asyncopt.limits.budget import UNLIMITED
 from asyncopt.optimizers.base import derived_seed

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from asyncopt.baselines.choices import Choice
 from asyncopt.errors import ConfigError
-from asyncopt.evaluate import PROMPTED
+from asyncopt.evaluation import PROMPTED
 from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Completion, Generate
 

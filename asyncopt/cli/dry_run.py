@@ -17,7 +17,7 @@ from asyncopt.cli.expected import expected, lines_of
 from asyncopt.cli.models import roles
 from asyncopt.config import Config, ModelConfig, OtherOptimizerConfig
 from asyncopt.errors import ConfigError
-from asyncopt.evaluate import FINAL_ANSWER_TOKENS, final_answer_request, scoring_request
+from asyncopt.evaluation import FINAL_ANSWER_TOKENS, final_answer_request, scoring_request
 from asyncopt.limits.estimate import TokenEstimate
 from asyncopt.local import is_local
 from asyncopt.optimizers import OPRO

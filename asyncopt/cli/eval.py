@@ -24,7 +24,7 @@ from asyncopt.config import Config
 from asyncopt.directory import read_journal
 from asyncopt.engine import Engine
 from asyncopt.errors import AsyncoptError, ConfigError, DataError
-from asyncopt.evaluate import PROMPTED, Program
+from asyncopt.evaluation import PROMPTED, Program
 from asyncopt.events import Event, Events, ExampleEnded
 from asyncopt.files import cache_folder
 from asyncopt.result import result_of

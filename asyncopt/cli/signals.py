@@ -15,12 +15,14 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asyncopt.engine import Engine
 from asyncopt.errors import StorageFailed
 from asyncopt.limits.descriptors import raise_limit
 from asyncopt.loops import loop_factory
+
+if TYPE_CHECKING:  # `asyncopt --help` opens no engine
+    from asyncopt.engine import Engine
 
 GRACE_SECONDS = 30.0
 _HANDLED = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -8,7 +8,7 @@ from math import ceil
 from random import Random as PythonRandom
 from typing import TYPE_CHECKING
 
-from asyncopt.evaluate import AHEAD, FINAL_ANSWER_TOKENS
+from asyncopt.evaluation import AHEAD, FINAL_ANSWER_TOKENS
 from asyncopt.forecast.belief import Belief
 from asyncopt.forecast.clock import Clock
 from asyncopt.forecast.course import Kinds, Spent

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 from asyncopt.engine import Model
 from asyncopt.errors import ConfigError
-from asyncopt.evaluate import Program
+from asyncopt.evaluation import Program
 from asyncopt.optimizers.comparing import Contender, comparable_scores
 from asyncopt.optimizers.history import Entry, History
 from asyncopt.optimizers.lost import Proposals

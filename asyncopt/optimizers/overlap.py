@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from asyncopt.errors import ConfigError
-from asyncopt.evaluate import PROMPTED, Program
+from asyncopt.evaluation import PROMPTED, Program
 from asyncopt.optimizers.base import AnyTask, Seen
 from asyncopt.tasks.task import Task
 

@@ -15,7 +15,7 @@ from fakes import FakeEndpoint, echo, run_virtual
 from asyncopt import Completion, Engine, Example, Generate, Task
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import ConfigError, StudyFailed
-from asyncopt.evaluate import Evaluation, evaluate
+from asyncopt.evaluation import Evaluation, evaluate
 from asyncopt.events import Event, Note
 from asyncopt.metrics import AT_ONCE, MOST_HUNG
 from asyncopt.optimizers import OPRO

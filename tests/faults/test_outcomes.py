@@ -21,7 +21,7 @@ from asyncopt.cli.summary import summary_lines
 from asyncopt.directory import read_journal
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import AsyncoptError, BudgetExhausted, QuotaExhausted, StudyFailed
-from asyncopt.evaluate import Evaluation, evaluate
+from asyncopt.evaluation import Evaluation, evaluate
 from asyncopt.events import Event, Events, ExampleEnded, Note
 from asyncopt.limits.budget import UNLIMITED, Account
 from asyncopt.optimizers import DLN1, DLN2

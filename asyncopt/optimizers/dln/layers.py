@@ -10,7 +10,7 @@ from typing import Protocol
 from asyncopt import codec
 from asyncopt.engine import Model
 from asyncopt.errors import CallFailed, ConfigError, EndpointUnusable, MissingCapability
-from asyncopt.evaluate import Item, Program, unanswered
+from asyncopt.evaluation import Item, Program, unanswered
 from asyncopt.optimizers.dln.asking import withdraw
 from asyncopt.optimizers.dln.likelihoods import Accuracy, ClassLogProbs, OutputEstimator
 from asyncopt.optimizers.dln.proposals import read_hidden

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from asyncopt.engine import Model
 from asyncopt.errors import AsyncoptError, StudyFailed, first_error
-from asyncopt.evaluate import Item
+from asyncopt.evaluation import Item
 from asyncopt.optimizers.base import Search, Validated, comparable
 from asyncopt.optimizers.dln.layers import Layers, Passed, forward
 from asyncopt.optimizers.dln.options import Training
