@@ -211,11 +211,15 @@ def planned(what: Drawn, calls: int) -> Forecast:
 
 def outcome(seed: int, calls: int = 40) -> Outcome:
     """The study of this seed, forecast and run."""
-    what = drawn(seed)
+    return outcome_of(drawn(seed), calls)
+
+
+def outcome_of(what: Drawn, calls: int = 40) -> Outcome:
+    """The study, forecast and run."""
     found = planned(what, calls)
     assert found.usd is not None
     intervals = {"calls": found.calls, "usd": found.usd, "seconds": found.seconds}
-    return Outcome(seed, _described(what), intervals, run_virtual(lambda: _run(what)))
+    return Outcome(what.seed, _described(what), intervals, run_virtual(lambda: _run(what)))
 
 
 def _described(what: Drawn) -> str:

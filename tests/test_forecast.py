@@ -18,6 +18,8 @@ from asyncopt import OPRO, Engine, Example, MemoryCache, Quota, Task
 from asyncopt.forecast import NO_PILOT, Listener, Pilot, Served, forecast, noise_of, run_pilot
 from asyncopt.forecast.belief import believe
 from asyncopt.forecast.clock import Clock, Kind, Server
+from asyncopt.forecast.course import Kinds
+from asyncopt.forecast.iterations import Iteration, Network
 from asyncopt.forecast.lengths import Lengths, shapes_of
 from asyncopt.forecast.networks import NetworkModel
 from asyncopt.forecast.pilot import Answered
@@ -30,7 +32,8 @@ from asyncopt.optimizers.dln.roles import Case
 from asyncopt.stats import Z95
 from asyncopt.testing import AnswerModel, SimulatedAPI, items_of
 from asyncopt.testing.abilities import Abilities
-from asyncopt.testing.latency import Constant
+from asyncopt.testing.faults import FaultPlan
+from asyncopt.testing.latency import Constant, LogNormal
 from asyncopt.values import Concurrency, Generate, Price
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -87,6 +90,43 @@ def test_a_pilot_makes_the_calls_it_was_given_and_the_run_finds_its_answers_in_t
 def test_a_pilot_hears_what_the_server_says_of_its_quota() -> None:
     pilot, _, _ = pilot_of(TASK, OPRO(steps=2), requests_per_second=20.0)
     assert pilot.rates["m"]["requests"] == pytest.approx(0.95 * 20)
+
+
+def test_a_pilot_tells_what_it_lost() -> None:
+    limited, api, _ = pilot_of(TASK, OPRO(steps=2), requests_per_second=2.0, headers="none")
+    assert limited.calls == 40
+    assert limited.throttled == sum(entry.status == 429 for entry in api.ledger.entries[: limited.attempts]) > 0
+    assert (limited.attempts, limited.retried) == (40 + limited.throttled, 0)
+    assert 1.0 < limited.granted["m"]["requests"] <= 2.5
+    failing, _, _ = pilot_of(TASK, OPRO(steps=2), faults=FaultPlan(seed=1, rate=0.2, kinds=("500",)))
+    assert (failing.calls, failing.throttled, failing.attempts) == (40, 0, 40 + failing.retried)
+    assert failing.retried > 0 < failing.paused
+
+
+TROUBLES = {
+    "refused without a word of the rate": {"requests_per_second": 3.0, "headers": "none"},
+    "less than what was stated": {"requests_per_second": 3.0},
+    "failures": {"faults": FaultPlan(seed=1, rate=0.2, kinds=("500", "reset"))},
+    "refused for good": {"faults": FaultPlan(seed=1, rate=0.1, kinds=("refused",))},
+    "slow": {"faults": FaultPlan(seed=1, rate=0.1, kinds=("slow",))},
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_run_against_a_server_in_trouble_comes_out_within_the_intervals(trouble: str) -> None:
+    stated = Quota(requests_per_minute=1200) if "stated" in trouble else Quota()
+    answers = AnswerModel(1, items_of([TASK]))
+    optimizer = OPRO(steps=4, samples_per_step=4, max_tokens=64)
+    outcomes = [
+        benchmark.outcome_of(
+            benchmark.Drawn(seed, TASK, optimizer, stated, LogNormal(0.5, 0.3, 0.0, 1.0), TROUBLES[trouble], answers)
+        )
+        for seed in range(3)
+    ]
+    for quantity in benchmark.QUANTITIES:
+        assert sum(one.held(quantity) for one in outcomes) >= 2, [
+            (one.intervals[quantity], one.real[quantity]) for one in outcomes
+        ]
 
 
 def test_a_pilot_of_a_network_asks_its_own_questions() -> None:
@@ -207,10 +247,39 @@ def test_a_network_goes_forward_after_its_last_iteration_too() -> None:
     optimizer = DLN1(steps=3, batch_size=8, memory=2)
     belief = believe(NO_PILOT, np.random.default_rng(0), scored_at_most=20, proposed_at_most=512)
     course = NetworkModel(TASK, optimizer, cached=0, keeps=False).draw(belief)
-    assert [one.trips[-1] for one in course.iterations] == [(8, 0)] * 4
+    assert [one.forward for one in course.iterations] == [8] * 4
     # The initial prompts are the only ones in memory in the first iteration, and are the current ones as well.
-    new, tables = course.iterations[1].trips[0][1], course.iterations[1].trips[1][0]
-    assert tables <= (new + 1) * 8
+    first = course.iterations[1].stages
+    assert sum(stage.scored for stage in first) <= (sum(stage.proposed for stage in first) + 1) * 8
+
+
+def test_an_iteration_of_two_layers_takes_six_round_trips_whatever_its_size() -> None:
+    """As the optimizer's own: hidden texts, weights, proposals, their scores, and two layers forward."""
+    optimizer = DLN2(steps=1, batch_size=10, prompt_samples=6)
+    belief = believe(NO_PILOT, np.random.default_rng(0), scored_at_most=20, proposed_at_most=512)
+    sure = replace(belief, accuracy=0.0, distinct=1 << 30, repeated=0.0, unusable=0.0)
+    course = NetworkModel(TASK, optimizer, cached=0, keeps=False).draw(sure)
+    course.iterations[1].validated = 0
+    clock, ends = Clock([one := server(10_000)]), []
+    kind = Kind(one, (), repeat(1.0))
+    course.play(clock, Kinds(kind, replace(kind, proposes=True)), 1, lambda: ends.append(clock.now))
+    clock.run()
+    assert ends == [2.0, 8.0]
+
+
+def test_an_example_goes_on_without_waiting_for_the_others() -> None:
+    """One place is slow: the layers of the other examples, and what is weighed of them, do not wait for it."""
+    iteration = Iteration(forward=4)
+    draws = [iteration.add(proposed=1) for _ in range(4)]
+    weights = [iteration.add(draw, scored=1, first=True) for draw in draws]
+    iteration.add(*weights)
+    course = Network([Iteration(), iteration], waits=False, links=1)
+    clock = Clock([one := server(100)])
+    drawing = Kind(one, (), iter([10.0, 1.0, 1.0, 1.0]), proposes=True)
+    scoring = Kind(one, (), iter([9.0, 9.0, 9.0, 1.0] + [3.0] * 3 + [1.0] * 5))
+    course.play(clock, Kinds(scoring, drawing), 1, lambda: None)
+    clock.run()
+    assert clock.now == 11.0 + 4.0
 
 
 def test_one_distinct_proposal_leaves_one_candidate_a_step() -> None:

@@ -29,11 +29,18 @@ FLAGS: dict[str, Any] = {"models.scorer.model": "m", "optimizer.steps": 2}
 
 @contextmanager
 def refusing_server() -> Iterator[str]:
-    """A server that says of every request that it cannot be answered."""
+    """A server that asks to wait at first, and then says of every request that it cannot be answered."""
+    limited = iter([True])
 
     class Refusing(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
+            if next(limited, False):
+                self.send_response(429)
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             body = b'{"error":{"message":"too long","code":"context_length_exceeded"}}'
             self.send_response(400)
             self.send_header("Content-Length", str(len(body)))
@@ -179,9 +186,13 @@ def test_a_pilot_without_an_answer_is_not_told_as_one_from_the_cache(
     with refusing_server() as url:
         value = told(capsys, base_url=url, pilot=4)
         plan("antonym", FLAGS, base_url=url, pilot=4)
+    with refusing_server() as url:
+        plan("antonym", FLAGS, base_url=url, pilot=4)
     assert (value["pilot_calls"], value["pilot_failed"]) == (0, 4)
+    assert (value["pilot_throttled"], value["pilot_retried"]) == (1, 0)
     shown = capsys.readouterr().out
     assert "4 pilot calls had no answer" in shown
+    assert shown.count("of the 5 attempts they took 1 met a rate limit (429) and 0 failed otherwise") == 1
     assert "in the cache" not in shown
 
 

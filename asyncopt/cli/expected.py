@@ -212,6 +212,7 @@ _BOUND = {
     "tail": "latency: the stragglers of each step",
     "proposals": "latency: proposals that all else waits for",
     "concurrency": "concurrency",
+    "pauses": "pauses after failures",
     "quota": "the quota",
     "nothing": "nothing",
 }

@@ -39,6 +39,7 @@ def plan(
     pilots = _pilots(configs, pilot) if pilot else {}
     found = expected(configs, pilots, at_once)
     calls, failed = sum(one.calls for one in pilots.values()), sum(one.failed for one in pilots.values())
+    throttled, retried = sum(one.throttled for one in pilots.values()), sum(one.retried for one in pilots.values())
     if json:
         value = {
             "event": "plan",
@@ -46,6 +47,8 @@ def plan(
             **found.to_json(limits),
             "pilot_calls": calls,
             "pilot_failed": failed,
+            "pilot_throttled": throttled,
+            "pilot_retried": retried,
         }
         sys.stdout.write(codec.json_line(value))
         return
@@ -55,6 +58,12 @@ def plan(
         print("the pilot's answers were all in the cache: latencies are typical values, so the time is uncertain")
     if failed:
         print(f"{failed} pilot calls had no answer: look at the model and what it is asked before you run this")
+    if throttled or retried:
+        attempts = sum(one.attempts for one in pilots.values())
+        print(
+            f"of the {attempts} attempts they took {throttled} met a rate limit (429) and {retried} failed otherwise;"
+        )
+        print("these were made again, as the run will do: its calls and time allow for it")
     print("\n".join(lines_of(found, limits, pilot=bool(pilot))))
 
 

@@ -35,6 +35,8 @@ _SHORT = 4.0  # tokens of the shortest usual answer
 _ANSWERS_SPREAD = 0.15  # log-sd of the length of answers under other instructions
 _PROMPTS_SPREAD = 0.03  # log-sd of the length of prompts, beside that of their instructions
 _GROWTH = (0.2, 0.2)  # exponent of the length of instructions over the steps: mean, sd
+_REFUSED = 0.015  # of calls at most, where the pilot met no refusal; half of those in a pilot are met at its start
+_PAUSES_SPREAD = 0.4  # log-sd of the pause that a failure costs
 _KINDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 512, 1 << 30)
 
 
@@ -55,7 +57,8 @@ class Belief:
     (1 + step / 5) to the power of ``growth`` later. Answers have ``scored`` and ``proposed`` tokens in the mean, and
     prompts ``scoring_ratio`` and ``proposing_ratio`` times as many as estimated; ``lengths`` are those of each sort of
     call that the pilot made. ``pace`` is from 0 to 1, how much of a quota comes out; of calls under a quota that
-    nobody stated a share ``refused`` is made again.
+    nobody stated a share ``refused`` is made again. Of all attempts a share ``lost`` fails and is made again, and each
+    of these stops the work for ``pause`` seconds.
     """
 
     scoring_seconds: Sequence[float]
@@ -74,6 +77,8 @@ class Belief:
     refunds: bool
     pace: float
     refused: float
+    lost: float
+    pause: float
     lengths: Mapping[Sort, Length]
     draws: Random = field(repr=False)
 
@@ -108,7 +113,9 @@ def believe(pilot: Pilot, draws: Random, *, scored_at_most: int, proposed_at_mos
         float(draws.beta(1 + right, 1 + len(pilot.scores) - right)),
         bool(draws.random() < 0.5),
         float(draws.uniform(0.0, 1.0)),
-        float(draws.uniform(0.0, 0.015)),
+        float(draws.uniform(0.0, max(_REFUSED, pilot.throttled / max(pilot.attempts, 1) / 2))),
+        float(draws.beta(pilot.retried, max(pilot.attempts - pilot.retried, 1))) if pilot.retried else 0.0,
+        _pause(draws, pilot),
         {
             sort: Length(_ratio(draws, one.only(sort)), length_of(draws, one.only(sort).received, 0))
             for one in (scoring, proposals)
@@ -116,6 +123,13 @@ def believe(pilot: Pilot, draws: Random, *, scored_at_most: int, proposed_at_mos
         },
         draws,
     )
+
+
+def _pause(draws: Random, pilot: Pilot) -> float:
+    """Seconds that the work stands still for each attempt that failed, as in the pilot."""
+    if not pilot.retried:
+        return 0.0
+    return pilot.paused / (pilot.retried + pilot.throttled) * math.exp(_PAUSES_SPREAD * float(draws.normal()))
 
 
 def _latencies(draws: Random, own: Sequence[float], others: Sequence[float]) -> list[float]:

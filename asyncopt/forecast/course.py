@@ -58,6 +58,11 @@ class Course(Protocol):
         ...
 
     @property
+    def links(self) -> int:
+        """How many calls follow on the first one of an answer."""
+        ...
+
+    @property
     def step_calls(self) -> float:
         """Calls of a step, in the mean."""
         ...

@@ -30,6 +30,7 @@ _PLAYED = 1500  # calls of a course that are played on the clock
 _FEWEST_STEPS = 4
 _NO_TASK_TOKENS = 512
 _OF_STATED, _OF_ANNOUNCED = (0.94, 1.01), (0.92, 1.12)
+_OF_LEARNED = (0.5, 1.05)  # at the least, as not all of a pilot may have been held up by the rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def forecast(
     for _ in range(draws if served else 1):  # without a model there is nothing to ask and nothing to wait for
         belief = believe(pilot, random, scored_at_most=limits[0], proposed_at_most=limits[1])
         course = model.draw(belief)
-        _count(worlds, course, served, 1 + belief.refused * _unstated(served))
+        _count(worlds, course, served, 1 + belief.refused * _found_out(served, pilot) + _failures(belief))
         _play(worlds, course, belief, served, pilot, limits)
     total = sum(worlds.limited.values()) or 1.0
     tokens = [sent + received for sent, received in zip(worlds.sent, worlds.received, strict=True)]
@@ -157,9 +158,17 @@ def _limits(task: AnyTask, optimizer: Optimizer) -> tuple[int, int]:
     return scored, opro.max_tokens if opro is not None else 1
 
 
-def _unstated(served: Mapping[str, Served]) -> bool:
+def _found_out(served: Mapping[str, Served], pilot: Pilot) -> bool:
     """Whether some quota has to be found out, by a few refusals."""
-    return any(one.quota.requests_per_minute is None and one.quota.tokens_per_minute is None for one in served.values())
+    unstated = (
+        one.quota.requests_per_minute is None and one.quota.tokens_per_minute is None for one in served.values()
+    )
+    return any(unstated) or pilot.throttled > 0
+
+
+def _failures(belief: Belief) -> float:
+    """Attempts that fail and are made again, for each call that is answered."""
+    return belief.lost / (1 - belief.lost)
 
 
 def _count(worlds: _Worlds, course: Course, served: Mapping[str, Served], again: float) -> None:
@@ -205,8 +214,11 @@ def _play(
     scale = searched / clock.now if clock.now else 1.0
     limited, clock.limited = clock.limited, {}
     begun = clock.now
-    _test(clock, kinds, course.tests())
-    worlds.seconds.append(searched + clock.now - begun)
+    _test(clock, kinds, course)
+    paused = course.spent.calls * _failures(belief) * belief.pause
+    worlds.seconds.append(searched + clock.now - begun + paused)
+    if paused:
+        clock.limited["pauses"] = paused
     for name in {**limited, **clock.limited}:
         seconds = scale * limited.get(name, 0.0) + clock.limited.get(name, 0.0)
         worlds.limited[name] = worlds.limited.get(name, 0.0) + seconds
@@ -224,9 +236,9 @@ def _rest(ends: Sequence[float], steps: int, draws: Random) -> float:
     return max(steps * mean + spread * math.sqrt(steps) * float(draws.normal()), 0.0)
 
 
-def _test(clock: Clock, kinds: Kinds, sizes: Sequence[int]) -> None:
-    for size in sizes:
-        clock.ask(kinds.scoring, size, lambda: None)
+def _test(clock: Clock, kinds: Kinds, course: Course) -> None:
+    for size in course.tests():
+        clock.ask(kinds.scoring, size, lambda: None, links=course.links)
         clock.run()
 
 
@@ -251,6 +263,10 @@ def _rates(one: Served, pilot: Pilot, belief: Belief) -> list[float]:
         rate = known.get(dimension) if stated is None else stated / 60
         # A stated rate is the user's word and is kept; an announced one lets a reserve be spent beside it.
         least, most = _OF_STATED if stated is not None else _OF_ANNOUNCED
+        granted = pilot.granted.get(one.scope, {}).get(dimension)
+        if granted is not None:  # what refusals have taught so far is no more than a hint of it
+            rate = known[dimension]
+            least, most = min(max(granted / rate, _OF_LEARNED[0]), _OF_STATED[0]), _OF_LEARNED[1]
         rates.append(math.inf if rate is None else rate * (least + belief.pace * (most - least)))
     return rates
 

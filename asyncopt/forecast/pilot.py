@@ -54,9 +54,11 @@ class Pilot:
     """What the calls have shown.
 
     ``scores`` has a row for every example: the grades of its answers. ``texts`` are the proposals as they were read,
-    None for those of no use. ``rates`` are permits a second by scope and dimension, as announced or learned;
-    ``refunds`` says of a scope whether it gives unused tokens back, None where that is not known. ``calls`` were
-    answered by a server, not by the cache; ``failed`` had no answer; the run will not pay for the ``cached`` answers.
+    None for those of no use. ``rates`` are permits a second by scope and dimension, as announced or learned, and
+    ``granted`` what came through of those that refusals taught; ``refunds`` says of a scope whether it gives unused
+    tokens back, None where that is not known. ``calls`` were answered by a server, not by the cache; ``failed`` had no
+    answer; the run will not pay for the ``cached`` answers. Of the ``attempts`` that these calls took ``throttled`` met
+    a rate limit and ``retried`` failed otherwise, and were made again; nothing was sent for ``paused`` seconds.
     """
 
     scoring: Answered = Answered()
@@ -68,6 +70,11 @@ class Pilot:
     calls: int = 0
     cached: int = 0
     failed: int = 0
+    granted: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    attempts: int = 0
+    throttled: int = 0
+    retried: int = 0
+    paused: float = 0.0
 
 
 NO_PILOT = Pilot()
@@ -113,6 +120,7 @@ async def run_pilot(
     proposed = 0 if proposer is None else min(PROPOSED, calls // 5 if scored else calls)
     listener.taken()
     failed = listener.failed
+    before, begun = _Traffic.of(engine), asyncio.get_running_loop().time()
     scoring, cached = _Scored((), (), Answered()), 0
     if isinstance(task, Task) and scorer is not None:
         chain = 2 if task.final_answer_cue or isinstance(optimizer, DLN2) else 1
@@ -126,6 +134,8 @@ async def run_pilot(
         requests = _requests(task, optimizer, proposer, scoring.done, proposed, seed)
         proposals, texts = await _proposed(requests, proposer, listener)
     scopes = {dispatcher.control.scope: dispatcher for dispatcher in engine.dispatchers}
+    after, seconds = _Traffic.of(engine), asyncio.get_running_loop().time() - begun
+    failed = listener.failed - failed
     return Pilot(
         scoring.answered,
         proposals,
@@ -135,8 +145,46 @@ async def run_pilot(
         {name: one.control.lanes.tokens.refunds.given for name, one in scopes.items()},
         len(scoring.answered.seconds) + len(proposals.seconds),
         cached,
-        listener.failed - failed,
+        failed,
+        {
+            name: {
+                lane.dimension: (after.granted[name, lane.dimension] - before.granted[name, lane.dimension]) / seconds
+                for lane in one.control.lanes
+                if lane.rate and lane.rate != lane.known and seconds
+            }
+            for name, one in scopes.items()
+        },
+        after.attempts - before.attempts,
+        after.throttled - before.throttled,
+        max(after.failed - before.failed - failed, 0),
+        after.paused - before.paused,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """What an engine has sent until now; ``granted`` are permits by scope and dimension."""
+
+    attempts: int
+    throttled: int
+    failed: int
+    paused: float
+    granted: Mapping[tuple[str, str], float]
+
+    @classmethod
+    def of(cls, engine: Engine) -> _Traffic:
+        every = engine.dispatchers
+        return cls(
+            sum(one.counts.attempts for one in every),
+            sum(one.counts.throttled for one in every),
+            sum(one.counts.failed_attempts - one.counts.throttled for one in every),
+            sum(one.ticker.limited.get("pause", 0.0) for one in every),
+            {
+                (one.control.scope, lane.dimension): lane.spent - lane.refused
+                for one in every
+                for lane in one.control.lanes
+            },
+        )
 
 
 @dataclass(frozen=True, slots=True)
