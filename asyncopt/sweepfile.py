@@ -15,7 +15,7 @@ from asyncopt.errors import ConfigError
 
 ONLY_SETTING = "default"  # of a sweep that has no [settings]
 
-_OF_THE_WHOLE = ("cache", "use_cache")  # there is one cache, so these are the same for every study
+_OF_THE_WHOLE = {"cache": "cache", "use_cache": "cache", "observers": "engine"}  # of which all studies have one
 
 
 def _named(value: object) -> object:
@@ -110,9 +110,9 @@ def _check_tables(path: Path, where: str, tables: Mapping[str, Any]) -> None:
         raise ConfigError(f"{path}: {where}.task.name would be the task of every study; list it in tasks instead")
     if "seed" in tables:
         raise ConfigError(f"{path}: {where}.seed would be the seed of every study; list it in seeds instead")
-    for key in _OF_THE_WHOLE:
+    for key, shared in _OF_THE_WHOLE.items():
         if where != "base" and key in tables:
-            raise ConfigError(f"{path}: {where}.{key} cannot be; all studies share one cache: set base.{key}")
+            raise ConfigError(f"{path}: {where}.{key} cannot be; all studies share one {shared}: set base.{key}")
 
 
 def cells(

@@ -91,7 +91,9 @@ def test_raw_text_is_continued_with_the_same_fields() -> None:
         (ANTHROPIC, True, {"response_format": {"type": "json_object"}}, "response_format"),
         (ANTHROPIC, True, {"messages": WITH_IMAGE}, "messages"),
         (ANTHROPIC, True, {"seed": 1}, "seed"),
-        (ANTHROPIC, True, {"logprobs": True, "top_logprobs": 1}, "top_logprobs"),
+        (ANTHROPIC, True, {"logprobs": True}, "logprobs"),
+        (ANTHROPIC, True, {"logprobs": True, "top_logprobs": 1}, "logprobs"),
+        (CHAT_CAPABILITIES, True, {"logprobs": True, "top_logprobs": 99}, "top_logprobs"),
         (CHAT_CAPABILITIES, True, {"temperature": "hot"}, "temperature"),
         (CHAT_CAPABILITIES, True, {"temperature": -1}, "temperature"),
         (CHAT_CAPABILITIES, True, {"max_tokens": True}, "max_tokens"),
@@ -109,6 +111,7 @@ def test_raw_text_is_continued_with_the_same_fields() -> None:
         (COMPLETIONS, True, {}, None),
         (COMPLETIONS, False, {"echo": True}, "echo"),
         (COMPLETIONS, False, {"best_of": 2}, "best_of"),
+        (COMPLETIONS, False, {"best_of": 3, "n": 2}, "best_of"),
         (COMPLETIONS, False, {"prompt": ["a", "b"]}, "prompt"),
         (COMPLETIONS, False, {"prompt": [1, 2]}, "prompt"),
     ],
@@ -125,6 +128,11 @@ def test_what_cannot_be_asked_is_refused_by_name(
 @pytest.mark.parametrize("fields", [{"tools": []}, {"tool_choice": "none"}, {"echo": False}])
 def test_a_field_that_asks_for_nothing_is_no_reason_to_refuse(fields: dict[str, Any]) -> None:
     assert body_of(read(**fields)) == {"model": "m", "messages": HI}
+
+
+@pytest.mark.parametrize("fields", [{"best_of": 1}, {"best_of": 3, "n": 3}])
+def test_the_best_of_all_that_are_given_is_no_reason_to_refuse(fields: dict[str, Any]) -> None:
+    assert body_of(read(COMPLETIONS, chat=False, **fields)) == {"model": "m", "prompt": "hi"}
 
 
 def test_a_limit_by_its_newer_name_limits_formats_that_know_the_older_one() -> None:
@@ -340,12 +348,24 @@ class TestServing:
         async with proxied(endpoint, quota=Quota(concurrency=1)) as client:
             first = asyncio.create_task(client.ask("first"))
             second = asyncio.create_task(client.ask("second"))
-            await until(lambda: scope_of(client)["queued"] == 1)
+            await until(lambda: scope_of(client)["queued"] == 1 and bool(endpoint.prompts))
             (second if endpoint.prompts == ["first"] else first).cancel()
             await until(lambda: scope_of(client)["queued"] == 0)
             await asyncio.gather(first, second, return_exceptions=True)
             await client.ask("third")
         assert len(endpoint.started) == 2
+
+    async def test_what_a_client_left_in_flight_is_a_hit_for_the_next(self) -> None:
+        endpoint = FakeEndpoint(supports=CHAT_CAPABILITIES, seconds=0.3)
+        async with proxied(endpoint) as client:
+            first = asyncio.create_task(client.ask(temperature=0))
+            await until(lambda: bool(endpoint.started))
+            (waiter,) = client.proxy._waiting
+            first.cancel()
+            await until(waiter.cancelled)
+            _, headers, _ = await client.ask(temperature=0)
+            status = client.proxy.status()
+        assert (headers["x-asyncopt-cache"], status["calls"], status["hits"]) == ("hit", 1, 1)
 
     async def test_who_still_waits_when_the_proxy_ends_is_told(self) -> None:
         endpoint = FakeEndpoint(supports=CHAT_CAPABILITIES, seconds=60.0)
@@ -375,6 +395,18 @@ class TestServing:
         assert (status, body["error"]["code"]) == (404, "model_not_found")
         assert [one["id"] for one in listed] == ["m", "openai/m"]
 
+    @pytest.mark.parametrize(
+        ("names", "asked", "found"),
+        [(("m", "openai/m"), "openai/m", "openai/m"), (("m",), "other", None), ((), "a%2Fb", "a/b")],
+    )
+    async def test_one_model_is_shown_by_its_name(self, names: tuple[str, ...], asked: str, found: str | None) -> None:
+        async with proxied(FakeEndpoint(supports=CHAT_CAPABILITIES), names=names) as client:
+            shown = orjson.loads(await client.get(f"/v1/models/{asked}"))
+        if found is None:
+            assert shown["error"]["code"] == "model_not_found"
+        else:
+            assert shown == {"id": found, "object": "model", "created": 0, "owned_by": "asyncopt"}
+
     async def test_any_name_is_a_model_where_none_is_stated_up_to_a_number(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -400,8 +432,11 @@ class TestServing:
             refused = [
                 (await client.ask(headers={"Authorization": given}))[0] for given in ("", "Bearer x", "Bearer \udcff")
             ]
-            let_in = (await client.ask(headers={"Authorization": "Bearer open sésame"}))[0]
-        assert (refused, let_in) == ([401, 401, 401], 200)
+            let_in = [
+                (await client.ask(headers={"Authorization": f"{scheme} open sésame"}))[0]
+                for scheme in ("Bearer", "bearer", "BEARER ")
+            ]
+        assert (refused, let_in) == ([401, 401, 401], [200, 200, 200])
 
     async def test_bodies_are_limited_in_size_time_and_form(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(server, "BODY_SECONDS", 0.05)
@@ -414,6 +449,7 @@ class TestServing:
             slow = await reader.readline()
             writer.close()
         assert [large[0], deep[0], other[0]] == [413, 400, 400]
+        assert "8 MiB" in large[2]["error"]["message"]
         assert slow.startswith(b"HTTP/1.1 408")
 
     async def test_paths_that_are_none_are_answered_in_the_same_form(self) -> None:
@@ -421,6 +457,7 @@ class TestServing:
             status, _, body = await client.ask(path="/embeddings")
         assert status == 404
         assert body["error"]["type"] == "invalid_request_error"
+        assert f"the base URL is {client.url}" in body["error"]["message"]
 
     async def test_what_is_going_on_can_be_read_by_people_and_by_prometheus(self) -> None:
         async with proxied(FakeEndpoint(supports=CHAT_CAPABILITIES)) as client:
@@ -453,6 +490,17 @@ async def until(condition: Callable[[], bool]) -> None:
 # -- the command -------------------------------------------------------------------------------------------------------
 
 ASYNCOPT = ("-m", "asyncopt")
+WATCHER = """
+import os, pathlib
+
+class Watcher:
+    calls = ""
+    def notify(self, event):
+        if type(event).__name__ == "CallEnded":
+            self.calls += "CallEnded"
+    def close(self):
+        pathlib.Path(os.environ["SEEN"]).write_text(self.calls)
+"""
 
 
 @pytest.mark.real
@@ -461,6 +509,9 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, monkeypatch:
 
     monkeypatch.setenv("ASYNCOPT_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PROXY_KEY", "sk-canary-0123456789")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "watcher.py").write_text(WATCHER)
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen.txt"))
     body = codec.dumps({"model": "m", "messages": HI, "temperature": 0})
 
     def ask(url: str) -> str:
@@ -469,7 +520,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, monkeypatch:
 
     with started(*ASYNCOPT, "simulate", "--key", "sk-canary-0123456789", "--latency", "0") as (_, api):
         command = (*ASYNCOPT, "proxy", "--scorer", "m", "--base-url", str(api["url"]), "--key-env", "PROXY_KEY")
-        with started(*command) as (process, ready):
+        with started(*command, "--observe", "watcher:Watcher") as (process, ready):
             found = [ask(str(ready["url"])) for _ in range(2)]
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
@@ -477,6 +528,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, monkeypatch:
             found.append(ask(str(ready["url"])))
     assert found == ["miss", "hit", "hit"]
     assert (process.returncode, out) == (0, "")
+    assert (tmp_path / "seen.txt").read_text() == "CallEnded"
     assert "canary" not in err
 
 
@@ -490,6 +542,8 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, monkeypatch:
         (("--base-url", "http://127.0.0.1:9/v1", "--budget", "seconds=3"), "seconds"),
         (("--base-url", "http://127.0.0.1:9/v1", "--budget", "usd=3"), "no price"),
         (("--base-url", "http://127.0.0.1:9/v1", "--hedge", "3"), "hedge"),
+        (("--base-url", "http://127.0.0.1:9/v1", "--observe", "nobody"), "no observer 'nobody'"),
+        (("--base-url", "http://127.0.0.1:9/v1", "--set", "models.proposer.model=x"), "models.scorer.KEY"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(options: tuple[str, ...], said: str) -> None:

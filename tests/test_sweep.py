@@ -20,8 +20,10 @@ from fakes import run_virtual
 from hypothesis import given
 from hypothesis import strategies as st
 from swept import Commands, serving
+from typer.testing import CliRunner
 
 from asyncopt import Engine, Quota
+from asyncopt.cli.app import app
 from asyncopt.cli.run import study_of
 from asyncopt.cli.sweep import planned_sweep
 from asyncopt.cli.sweep_table import table_lines
@@ -764,3 +766,10 @@ def test_studies_must_have_folders_of_their_own() -> None:
         Sweep("name", (planned("A"), planned("a")), 1)
     with pytest.raises(ConfigError, match="at least 1"):
         Sweep("name", (planned(),), 0)
+
+
+def test_a_sweep_is_not_replayed_as_a_run(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    done = CliRunner().invoke(app, ["replay", str(tmp_path)])
+    assert isinstance(done.exception, ConfigError)
+    assert "is a sweep; replay takes the directory of one of its runs" in str(done.exception)

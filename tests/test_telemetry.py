@@ -33,6 +33,7 @@ from asyncopt.endpoints.http import HttpEndpoint
 from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import ConfigError
 from asyncopt.events import CallEnded, Event, Observer
+from asyncopt.sweepfile import read_sweep_file
 from asyncopt.telemetry import OpenTelemetry, Prometheus, names, observing
 from asyncopt.telemetry.labels import LONGEST, MOST, OTHER, Labels
 from asyncopt.telemetry.mlflow import MLflow
@@ -564,6 +565,27 @@ class Own:
 READY = Own()
 
 
+class Waiting:
+    async def notify(self, event: Event) -> None: ...
+
+
+def unreachable() -> Observer:
+    raise ConnectionError("no tracker\x1b[2J")
+
+
+class Unclosable(Kept):
+    def close(self) -> None:
+        raise ConnectionError("no tracker")
+
+
+def test_an_observer_that_cannot_be_closed_does_not_hurt_what_it_watched(caplog: pytest.LogCaptureFixture) -> None:
+    before = Own.closed
+    with observing([f"{__name__}:Own", f"{__name__}:Unclosable"]):
+        result = "paid for"
+    assert (result, Own.closed) == ("paid for", before + 1)
+    assert "Unclosable could not be closed (ConnectionError: no tracker)" in caplog.text
+
+
 def test_observers_are_found_by_name_and_closed_at_the_end() -> None:
     before = Own.closed
     with observing([f"{__name__}:Own", f"{__name__}:READY"]) as (made, ready):
@@ -579,9 +601,13 @@ def test_observers_are_found_by_name_and_closed_at_the_end() -> None:
         ("otl", "wanted otel, prometheus"),
         ("prometheus:99999", "wanted otel, prometheus"),
         ("prometheus:", "wanted otel, prometheus"),
+        ("prometheus:0", "wanted otel, prometheus"),
         ("no_such_module:x", "PYTHONPATH"),
         (f"{__name__}:nothing", "PYTHONPATH"),
         ("builtins:object", "notify"),
+        (f"{__name__}:Waiting", "no async"),
+        (f"{__name__}:unreachable", r"unreachable cannot be started \(ConnectionError: no tracker"),
+        (f"{__name__}:TASK", "cannot be started"),
         ("otel", "opentelemetry-instrument"),
         ("\x1b[31m", r"wanted otel"),
     ],
@@ -638,6 +664,15 @@ def test_the_command_line_has_observers_of_the_engine_and_of_the_study(tmp_path:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.real
+def test_an_evaluation_has_the_observers_of_its_configuration(tmp_path: Path, server: str) -> None:
+    (tmp_path / "watcher.py").write_text(WATCHER)
+    command = [sys.executable, "-m", "asyncopt", "eval", "antonym", "Say it.", "--limit", "4", "--scorer", "m"]
+    command += ["--base-url", server, "--no-cache", "--set", 'observers=["watcher:Watcher"]']
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    assert (tmp_path / "seen.txt").read_text().split().count("CallEnded") == 4
+
+
 SWEEP = """
 tasks = ["antonym"]
 seeds = [0, 1]
@@ -659,12 +694,23 @@ def test_in_a_sweep_observers_hear_of_all_calls_and_of_no_single_study(tmp_path:
     (tmp_path / "watcher.py").write_text(WATCHER)
     (tmp_path / "two.toml").write_text(f'summary = "two seeds"\n{SWEEP}')
     command = [sys.executable, "-m", "asyncopt", "sweep", "two.toml", "--base-url", server, "--no-cache", "--json"]
-    command += ["--directory", "here", "--set", 'observers=["watcher:Watcher"]']
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    observed = [*command, "--directory", "here", "--observe", "watcher:Watcher"]
+    done = subprocess.run(observed, check=True, capture_output=True, text=True, cwd=tmp_path)
     kinds = (tmp_path / "seen.txt").read_text().split()
     ends = [json.loads(line) for line in done.stdout.splitlines() if '"calls"' in line]
     assert kinds.count("CallEnded") == ends[-1]["calls"] > 0
     assert not {"StudyStarted", "CandidateScored", "StudyFinished"} & set(kinds)
+    wrong = subprocess.run([*command, "--observe", "nobody"], check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "there is no observer 'nobody'" in wrong.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_observer_of_one_setting_of_a_sweep_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text(SWEEP + 'observers = ["prometheus"]')
+    with pytest.raises(ConfigError, match=r"settings.usual.observers cannot be.*set base.observers"):
+        read_sweep_file(path)
 
 
 def test_usage_is_not_told_where_none_was_counted() -> None:

@@ -16,6 +16,7 @@ from asyncopt.cli.options import (
     LimitOption,
     ModeOption,
     NoCacheOption,
+    ObserveOption,
     OptimizerOption,
     ProposerOption,
     ScorerOption,
@@ -44,9 +45,7 @@ def run(
     trace: Annotated[
         bool | None, typer.Option("--trace/--no-trace", help="Keep every meta-prompt and answer (default: yes).")
     ] = None,
-    observe: Annotated[
-        list[str] | None, typer.Option(help="Tell otel, prometheus:PORT, wandb, mlflow or package.module:name.")
-    ] = None,
+    observe: ObserveOption = None,
     wait: WaitOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it may take.")] = False,
     display: DisplayOption = None,
@@ -134,6 +133,7 @@ def sweep(
     settings: SetOption = None,
     no_cache: NoCacheOption = False,
     mode: ModeOption = None,
+    observe: ObserveOption = None,
     wait: WaitOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what all studies may take.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="List the ready sweeps: the paper's experiments.")] = False,
@@ -156,6 +156,7 @@ def sweep(
         "task.data": data,
         "use_cache": False if no_cache else None,
         "mode": mode,
+        "observers": observe or None,
     }
     options = {"base_url": base_url, "settings": settings or [], "tasks": tasks, "seeds": seeds, "studies": studies}
     begin(name, flags, options, directory, budget, dry_run=dry_run, shown=shown, wait=wait)
@@ -171,8 +172,12 @@ def replay(
     from asyncopt.cli.display_choice import shown_as
     from asyncopt.cli.run import Manner, run_study
     from asyncopt.cli.settings import settle_resumed
+    from asyncopt.errors import ConfigError
+    from asyncopt.sweep import is_sweep
 
     shown = shown_as(display, json=json)
+    if is_sweep(recorded):
+        raise ConfigError(f"{recorded} is a sweep; replay takes the directory of one of its runs")
     run_study(settle_resumed(recorded, None), directory, shown, manner=Manner(replay=recorded))
 
 
@@ -240,7 +245,7 @@ def plan(
     settings: SetOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Count no answer as known.")] = False,
     mode: ModeOption = None,
-    pilot: Annotated[int, typer.Option(min=0, help="Calls to try first, in the cache then; 0 makes none.")] = 40,
+    pilot: Annotated[int, typer.Option(min=0, help="Calls to try first, at least 4, in the cache then; or 0.")] = 40,
     json: Json = False,
 ) -> None:
     """Say what a run or a sweep will take in calls, money and time, and what gain it could show, before it begins."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from asyncopt.cli.options import BaseUrlOption, BudgetOption, Json, SetOption, WaitOption
+from asyncopt.cli.options import BaseUrlOption, BudgetOption, Json, ObserveOption, SetOption, WaitOption
 
 
 def models_probe(
@@ -15,7 +15,7 @@ def models_probe(
     base_url: BaseUrlOption = None,
     json: Json = False,
 ) -> None:
-    """Find out by asking what a model's endpoint can do: log-probabilities, seeds, grammars; about 20 short calls."""
+    """Find out by asking what a model's endpoint can do: log-probabilities, seeds, grammars; at most 25 short calls."""
     from asyncopt.cli.probe import probe_model
 
     probe_model(model, base_url, json=json)
@@ -39,7 +39,9 @@ def local_serve(
 
 
 def proxy(
-    scorer: Annotated[str | None, typer.Option(help="The model that is served: local, openai/NAME, ...")] = None,
+    scorer: Annotated[
+        str | None, typer.Option(help="The model that is served: local (the default), openai/NAME, ...")
+    ] = None,
     base_url: Annotated[str | None, typer.Option(help="A server; without --scorer all its models are served.")] = None,
     rpm: Annotated[float | None, typer.Option(help="Requests a minute that the provider allows.")] = None,
     tpm: Annotated[float | None, typer.Option(help="Tokens a minute that the provider allows.")] = None,
@@ -52,6 +54,7 @@ def proxy(
     draws: Annotated[str, typer.Option(help="fresh, or cached: the same request has the same answer.")] = "fresh",
     budget: BudgetOption = None,
     settings: SetOption = None,
+    observe: ObserveOption = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 0,
     key_env: Annotated[str | None, typer.Option(help="The variable with the provider's key.")] = None,
     token_env: Annotated[str | None, typer.Option(help="The variable with the key that clients must send.")] = None,
@@ -72,6 +75,7 @@ def proxy(
         draws=draws,
         budget=budget,
         settings=settings or [],
+        observe=observe or [],
         port=port,
         key_env=key_env,
         token_env=token_env,

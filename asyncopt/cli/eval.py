@@ -29,6 +29,7 @@ from asyncopt.events import Event, Events, ExampleEnded
 from asyncopt.files import cache_folder
 from asyncopt.result import result_of
 from asyncopt.tasks.task import Fold, Task
+from asyncopt.telemetry import observing
 
 LARGEST_FILE = 1 << 20
 # An evaluation has no proposals, so what a configuration says about proposing is not asked for.
@@ -159,9 +160,10 @@ def evaluate_given(
     stop = Stop()
 
     async def main() -> None:
-        engine = Engine(cache=cache_path(config), observers=[display], wait=wait)
-        stop.watch(engine)
-        ended.append(await _evaluate(config, task, program, instructions, folds[fold], display, engine))
+        with observing(config.observers) as watching:
+            engine = Engine(cache=cache_path(config), observers=[display, *watching], wait=wait)
+            stop.watch(engine)
+            ended.append(await _evaluate(config, task, program, instructions, folds[fold], display, engine))
 
     try:
         stopped = run_in_loop(main, stop)

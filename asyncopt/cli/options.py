@@ -19,7 +19,7 @@ SetOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting: a.b=c. May be given several times.")
 ]
 ScorerOption: TypeAlias = Annotated[
-    str | None, typer.Option(help="The model that is instructed: local, openai/NAME, ...")
+    str | None, typer.Option(help="The model that is instructed: local (the default), openai/NAME, ...")
 ]
 ProposerOption: TypeAlias = Annotated[str | None, typer.Option(help="The model that proposes; by default the scorer.")]
 BaseUrlOption: TypeAlias = Annotated[
@@ -35,4 +35,7 @@ ModeOption: TypeAlias = Annotated[
 ]
 NoCacheOption: TypeAlias = Annotated[
     bool, typer.Option("--no-cache", help="Ask the model again, whatever was answered.")
+]
+ObserveOption: TypeAlias = Annotated[
+    list[str] | None, typer.Option(help="Tell otel, prometheus:PORT, wandb, mlflow or package.module:name.")
 ]

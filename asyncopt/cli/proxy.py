@@ -27,8 +27,10 @@ from asyncopt.limits.budget import Account, require_price
 from asyncopt.local import is_local
 from asyncopt.local.lasting import LastingServer
 from asyncopt.proxy import Draws, Proxy
+from asyncopt.telemetry import observing
 
 _ANY = "openai/ANY"  # stands for the names that clients give, where none is stated
+_SETTINGS = ("models.scorer.", "budget.")
 # The configuration is a run's without its task and its search.
 _NO_RUN: Mapping[str, Any] = {"optimizer.name": "random"}
 
@@ -55,6 +57,7 @@ def proxy(
     draws: str = "fresh",
     budget: str | None = None,
     settings: Sequence[str] = (),
+    observe: Sequence[str] = (),
     port: int = 0,
     key_env: str | None = None,
     token_env: str | None = None,
@@ -62,9 +65,12 @@ def proxy(
 ) -> None:
     """Serve OpenAI's API on 127.0.0.1 in front of a model, or of every model of a server; one JSON line is its address.
 
-    ``settings`` are of ``models.scorer`` and ``budget``, as in a run; ``key_env`` names the variable with the
-    provider's key, ``token_env`` one with the key that clients must send.
+    ``settings`` are of ``models.scorer`` and ``budget``, as in a run; ``observe`` names observers. ``key_env`` names
+    the variable with the provider's key, ``token_env`` one with the key that clients must send.
     """
+    for setting in settings:
+        if not setting.strip().startswith(_SETTINGS):
+            raise ConfigError(f"--set {setting} is for runs; a proxy has models.scorer.KEY and budget.KEY")
     given: dict[str, Any] = {
         **_NO_RUN,
         "models.scorer.model": scorer or (_ANY if base_url is not None else None),
@@ -75,6 +81,7 @@ def proxy(
         "models.scorer.api_key_env": key_env,
         "use_cache": False if no_cache else None,
         "cache": None if cache is None else str(cache),
+        "observers": list(observe) or None,
     }
     config = settle("proxy", given, base_url, budget, list(settings))
     wanted = _checked(config)
@@ -101,7 +108,7 @@ def _checked(config: Config) -> ModelConfig:
 
 
 def _token(variable: str | None) -> str | None:
-    token = None if variable is None else os.environ.get(variable)
+    token = None if variable is None else os.environ.get(variable, "").strip()  # headers come without blanks around
     if variable is not None and not token:
         raise ConfigError(f"--token-env names {variable}, which is not set; set it to what clients send as their key")
     return token
@@ -109,9 +116,10 @@ def _token(variable: str | None) -> str | None:
 
 async def _serve(config: Config, wanted: ModelConfig, door: Door, stop: Stop, *, wait: bool) -> None:
     async with AsyncExitStack() as stack:
+        watching = stack.enter_context(observing(config.observers))
         log = cache_folder() / "local.log"
         servers = await start_local_servers(config, stack, log, partial(print, file=sys.stderr))
-        engine = await stack.enter_async_context(Engine(cache=cache_path(config), wait=wait))
+        engine = await stack.enter_async_context(Engine(cache=cache_path(config), observers=watching, wait=wait))
         stop.watch(engine)
         models = _Models(config, wanted, engine, servers)
         served = Proxy(

@@ -28,6 +28,7 @@ from asyncopt.repetitions import ended_json, summary_json
 from asyncopt.sweep import Ended, Planned, Sweep, SweepDirectory, charge_earlier, read_ended, read_sweep
 from asyncopt.sweepfile import cells, has_tasks, read_sweep_file
 from asyncopt.tasks.task import Task
+from asyncopt.telemetry.named import maker_of
 
 _NOT_TO_SET = {"seed": "--seeds", "task.name": "--tasks"}
 
@@ -128,6 +129,8 @@ def start_sweep(sweep: Sweep, directory: Path | None, shown: ShownAs, *, wait: b
     143 when interrupted.
     """
     total = Account(sweep.budget.build())
+    for name in sweep.planned[0].config.observers:
+        maker_of(name)  # before there is a directory
     _check_prices(sweep)
     tasks = _loaded(sweep)
     for wanted in models_of(sweep):

@@ -85,7 +85,7 @@ def asked(body: Mapping[str, Any], supports: Capabilities, *, chat: bool) -> Ask
     """The request in a body; raises :class:`Refusal` for what the model cannot be asked."""
     _require_format(supports, chat)
     for name, why in _NO_PLACE.items():
-        if body.get(name) not in (None, False, [], {}, "none"):
+        if body.get(name) not in (None, False, [], {}, "none") and not _is_best_of_all(body, name):
             raise Refusal(400, f"{name} is not supported: {why}", code="unsupported_parameter", param=name)
     extra = {name: value for name, value in body.items() if name not in _UNDERSTOOD and name not in _NO_PLACE}
     prompt = _messages(body, extra) if chat else (Message("user", _raw_text(body)),)
@@ -93,7 +93,8 @@ def asked(body: Mapping[str, Any], supports: Capabilities, *, chat: bool) -> Ask
     alternatives = _alternatives(body, chat, supports)
     if extra and not supports.extra:
         found = next(iter(extra))
-        message = f"{found} cannot be passed on: the model is served in a format that has no such field"
+        has = "messages of system, user and assistant that are texts alone" if found == "messages" else "no such field"
+        message = f"{found} cannot be passed on: the model is served in a format that has {has}"
         raise Refusal(400, message, code="unsupported_parameter", param=found)
     n = _number(body, "n", int)
     if n is not None and not 1 <= n <= MOST_DRAWS:
@@ -109,6 +110,11 @@ def asked(body: Mapping[str, Any], supports: Capabilities, *, chat: bool) -> Ask
         include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
         alternatives=alternatives,
     )
+
+
+def _is_best_of_all(body: Mapping[str, Any], name: str) -> bool:
+    """Whether every answer that is drawn is given, too."""
+    return name == "best_of" and type(body[name]) is int and body[name] == body.get("n", 1)
 
 
 def _require_format(supports: Capabilities, chat: bool) -> None:
@@ -177,6 +183,8 @@ def _alternatives(body: Mapping[str, Any], chat: bool, supports: Capabilities) -
     else:
         wanted, name = _number(body, "logprobs", int), "logprobs"
     count: int | None = wanted
+    if count is not None and not supports.top_logprobs:
+        raise Refusal(400, "logprobs are not supported by this model", code="unsupported_parameter", param="logprobs")
     if count is not None and not 0 <= count <= supports.top_logprobs:
         raise invalid(f"{name} is {count}; this model gives {supports.top_logprobs} at most", name)
     return count

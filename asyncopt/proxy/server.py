@@ -31,6 +31,7 @@ BODY_SECONDS = 30.0  # a client that sends slower than this is not served
 CACHE_HEADER = "x-asyncopt-cache"
 _OUR_NAMES = ("127.0.0.1", "localhost", "::1")
 _BACKLOG = 4096
+_SCHEME = "bearer "
 _CLOSING = "the proxy is being stopped; start it again"
 _Handler: TypeAlias = "Callable[[web.Request], Awaitable[web.StreamResponse]]"
 
@@ -92,6 +93,7 @@ class Proxy:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{name:.+}", self._one_model)
         app.router.add_get("/status", self._status)
         app.router.add_get("/metrics", self._metrics)
         return app
@@ -106,7 +108,7 @@ class Proxy:
         except Refusal as refusal:
             return self._refusing(refusal)
         except web.HTTPException as error:  # a path that is none, a body that is too large
-            return self._refusing(Refusal(error.status, error.reason, code="invalid_request"))
+            return self._refusing(Refusal(error.status, _said(error, request), code="invalid_request"))
         except AsyncoptError as error:
             return self._refusing(Refusal.of(error))
 
@@ -121,8 +123,9 @@ class Proxy:
         if "Origin" in request.headers:
             raise Refusal(403, "pages in a browser are not served; ask from a program", code="forbidden")
         if self._token is not None:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
+            given = request.headers.get("Authorization", "")
+            given = given[len(_SCHEME) :].lstrip() if given[: len(_SCHEME)].lower() == _SCHEME else given
+            if not hmac.compare_digest(_bytes_of(given), _bytes_of(self._token)):
                 message = "the API key is not the token that this proxy was started with"
                 raise Refusal(401, message, code="invalid_api_key")
 
@@ -176,10 +179,13 @@ class Proxy:
     # -- what is going on ----------------------------------------------------------------------------------------------
 
     async def _models(self, request: web.Request) -> web.Response:
-        models = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "asyncopt"} for name in self._upstream.names
-        ]
+        models = [_listed(name) for name in self._upstream.names]
         return _json(codec.dumps({"object": "list", "data": models}))
+
+    async def _one_model(self, request: web.Request) -> web.Response:
+        name = name_in({"model": request.match_info["name"]})
+        self._upstream.require(name)
+        return _json(codec.dumps(_listed(name)))
 
     async def _status(self, request: web.Request) -> web.Response:
         return _json(codec.dumps(self.status()))
@@ -217,16 +223,17 @@ class Proxy:
             if not isinstance(value, dict):
                 metric = f"asyncopt_proxy_{name}_total"
                 lines += [f"# TYPE {metric} counter", f"{metric} {value}"]
-        return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
+        return web.Response(text="\n".join(lines) + "\n", headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
 class _Pending:
     """One draw that was asked for, and whether it was there already."""
 
     def __init__(self, model: Model, request: Generate) -> None:
+        hits = model.account.hits
         self.future = model.submit(request)
-        self._call = getattr(self.future, "call", None)  # none where the answer was in memory
-        self._joined = self._call is not None and len(self._call.waiters) > 1
+        self._known = model.account.hits > hits  # in memory, or asked for by somebody else
+        self._call = getattr(self.future, "call", None)
 
     async def answer(self) -> Completion:
         try:
@@ -238,7 +245,25 @@ class _Pending:
 
     @property
     def is_hit(self) -> bool:
-        return self._call is None or self._joined or not self._call.attempts
+        return self._known or self._call is None or not self._call.attempts  # at last, read from the disk
+
+
+def _said(error: web.HTTPException, request: web.Request) -> str:
+    if error.status == 404:
+        path = codec.printable(request.path, 80)
+        return f"{path} is no path here; the base URL is http://{request.host}/v1, such as for its /chat/completions"
+    if error.status == 413:
+        return f"the body is larger than {LARGEST_BODY >> 20} MiB; send less"
+    return f"{error.reason}: {request.method} is not for this path"
+
+
+def _listed(name: str) -> dict[str, Any]:
+    """OpenAI's model object."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "asyncopt"}
+
+
+def _bytes_of(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")  # as headers and the environment were decoded
 
 
 async def _read(request: web.Request) -> bytes:

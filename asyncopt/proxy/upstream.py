@@ -38,13 +38,16 @@ class Upstream:
         """What clients may ask for, as far as it is known."""
         return list(self._names or self._opened)
 
+    def require(self, name: str) -> None:
+        """Refuse a name that is not among the stated ones."""
+        if self._names and name not in self._names:
+            wanted = " or ".join(self._names)
+            raise Refusal(404, f"the model {name} is not served here; ask for {wanted}", code="model_not_found")
+
     async def model(self, name: str) -> Model:
         """The model of this name; raises :class:`Refusal` for one that is not served."""
-        if self._names:
-            if name not in self._names:
-                wanted = " or ".join(self._names)
-                raise Refusal(404, f"the model {name} is not served here; ask for {wanted}", code="model_not_found")
-            name = self._names[0]
+        self.require(name)
+        name = self._names[0] if self._names else name
         opened = self._opened.get(name)
         if opened is None or self._is_over(opened):
             async with self._opening:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import Any
 
 from asyncopt.codec import printable
-from asyncopt.errors import ConfigError
+from asyncopt.errors import AsyncoptError, ConfigError
 from asyncopt.events import Observer
+
+_log = logging.getLogger("asyncopt")
 
 _WANTED = "otel, prometheus, prometheus:PORT, wandb, mlflow, or package.module:name for one of your own"
 
@@ -20,17 +24,38 @@ def observing(names: Iterable[str]) -> Iterator[list[Observer]]:
     """The observers with these names, open while the block runs; raises :class:`ConfigError` for what is none.
 
     ``package.module:name`` is an observer, or what makes one when it is called without arguments. What has a ``close``
-    is closed at the end.
+    is closed at the end; where that fails, it is logged.
     """
-    makers = [maker_of(name) for name in names]  # so that a wrong name opens none of the others
+    makers = [(name, maker_of(name)) for name in names]  # so that a wrong name opens none of the others
     with ExitStack() as stack:
-        yield [stack.enter_context(make()) for make in makers]
+        yield [_opened(name, make, stack) for name, make in makers]
+
+
+def _opened(name: str, make: Callable[[], AbstractContextManager[Observer]], until: ExitStack) -> Observer:
+    own = ExitStack()
+    try:
+        observer = own.enter_context(make())
+    except AsyncoptError:
+        raise
+    except Exception as error:  # an observer of the user's own, or a tracker without its server, raises anything
+        why = printable(f"{type(error).__name__}: {error}", 200)
+        raise ConfigError(f"the observer {printable(name, 80)} cannot be started ({why})") from error
+    until.callback(_close, name, own)
+    return observer
+
+
+def _close(name: str, own: ExitStack) -> None:
+    try:
+        own.close()
+    except Exception as error:  # the run is over, and its result is worth more
+        why = printable(f"{type(error).__name__}: {error}", 200)
+        _log.warning("observer %s could not be closed (%s)", printable(name, 80), why)
 
 
 def maker_of(name: str) -> Callable[[], AbstractContextManager[Observer]]:
     """What opens the observer of this name; raises :class:`ConfigError` for what cannot be one."""
     kind, colon, rest = name.partition(":")
-    if kind == "prometheus" and (not colon or (rest.isdecimal() and int(rest) <= 65535)):
+    if kind == "prometheus" and (not colon or (rest.isdecimal() and 0 < int(rest) <= 65535)):
         return partial(_prometheus, int(rest) if rest else None)
     if not colon and name in _KNOWN:
         return _KNOWN[name]
@@ -90,6 +115,7 @@ def _own(module: str, name: str) -> AbstractContextManager[Any]:
             f"the observer {place} is not found ({printable(str(error), 120)}); is its folder on PYTHONPATH?"
         ) from None
     observer = found if hasattr(found, "notify") and not isinstance(found, type) else found()
-    if not callable(getattr(observer, "notify", None)):
-        raise ConfigError(f"{place} is no observer; it needs a method notify(event)")
+    notify = getattr(observer, "notify", None)
+    if not callable(notify) or iscoroutinefunction(notify):
+        raise ConfigError(f"{place} is no observer; it needs a method notify(event), and no async one")
     return closing(observer) if hasattr(observer, "close") else nullcontext(observer)
