@@ -27,7 +27,7 @@ EDGES = tuple(
 )  # seconds: 10 ms to 11 min, by the root of 2
 _THROTTLED = ("rate_limited", "ramp")
 _COUNTS = ("t", "s", "calls", "hits", "tokens", "usd", "throttled", "failed")
-_OF_SCOPE = {"in_flight", "concurrency", "queued", "limiting", "rate"}
+_NUMBERS_OF_SCOPE = ("in_flight", "concurrency", "queued")
 
 
 class Activity:
@@ -39,7 +39,8 @@ class Activity:
     - ``t``, seconds since the epoch, and ``s``, seconds since the sitting began;
     - ``scopes``: for each dispatcher the calls ``in_flight`` of ``concurrency`` at most, those ``queued``, what was
       ``limiting`` most of that second, and the ``rate`` in force by dimension, in permits a second;
-    - ``calls``, ``hits``, ``tokens``, ``usd``: what the account has counted, in all sittings;
+    - ``calls``, ``hits``, ``tokens``, ``usd``: what the account has counted, in all sittings (of a sweep without a
+      budget, in this one);
     - ``throttled`` and ``failed``: attempts that were refused for their rate, or failed otherwise, in this sitting;
     - ``latency``: how many calls were answered since the last line, by the seconds of their last attempt: below the
       first edge, between each two, and above the last.
@@ -145,10 +146,25 @@ def is_sample(line: Mapping[str, Any]) -> bool:
     scopes = line.get("scopes")
     return (
         isinstance(scopes, dict)
-        and isinstance(line.get("latency"), list)
-        and all(isinstance(line.get(name), int | float) for name in _COUNTS)
-        and all(isinstance(scope, dict) and scope.keys() >= _OF_SCOPE for scope in scopes.values())
+        and are_numbers(line.get("latency"))
+        and are_numbers([line.get(name) for name in _COUNTS])
+        and all(map(_is_scope, scopes.values()))
     )
+
+
+def _is_scope(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and are_numbers([value.get(name) for name in _NUMBERS_OF_SCOPE])
+        and isinstance(value.get("limiting"), str)
+        and isinstance(value.get("rate"), dict)
+        and are_numbers(list(value["rate"].values()))
+    )
+
+
+def are_numbers(value: object) -> bool:
+    """Whether this is a list of numbers alone."""
+    return isinstance(value, list) and all(isinstance(item, int | float) for item in value)
 
 
 def _is_torn(path: Path) -> bool:

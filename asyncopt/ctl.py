@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncopt import codec
-from asyncopt.directory import MANIFEST, RESULT, SWEEP, read_json
+from asyncopt.directory import MANIFEST, RESULT, SWEEP, SWEEP_RESULT, read_json, sweep_of
 from asyncopt.engine import Engine
 from asyncopt.errors import AsyncoptError, ConfigError
 from asyncopt.files import write_atomically
@@ -268,6 +268,8 @@ def _pid(directory: Path) -> object:
 def _not_running(directory: Path) -> str:
     if not any((directory / name).exists() for name in (MANIFEST, SWEEP)):
         return f"{directory} is not running: no run has begun there; name the directory of a run or a sweep"
-    if (directory / RESULT).exists():
+    if any((directory / name).exists() for name in (RESULT, SWEEP_RESULT)):
         return f"{directory} is not running: it has ended; see what it found with: asyncopt show {directory}"
+    if (sweep := sweep_of(directory)) is not None:
+        return f"{directory} is a study of a sweep, which alone can be told something: asyncopt ctl {sweep}"
     return f"{directory} is not running, so that nothing can be told to it; go on with: asyncopt resume {directory}"

@@ -29,6 +29,7 @@ HOLDER = "run.holder"
 DECISIONS = ("proposed", "entry", "step", "validated")  # the records that a study's history is made of
 MEASURED = ("account", "seconds")  # in them too, and never the same twice
 SWEEP = "sweep.json"  # the manifest of a sweep, whose runs have directories below its own
+SWEEP_RESULT = "sweep-result.json"
 _FULL_OR_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # for which another directory is no remedy
 
 
@@ -41,6 +42,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path} does not hold a JSON object; is {path.parent} the directory of a run?")
     return value
+
+
+def sweep_of(directory: Path) -> Path | None:
+    """The directory of the sweep that the run in this one is a study of; None for a run of its own."""
+    above = directory.absolute().parent
+    return above if (above / SWEEP).exists() else None
 
 
 def read_journal(directory: Path) -> list[Record]:

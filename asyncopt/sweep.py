@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from asyncopt import codec
 from asyncopt.config import BudgetConfig, Config, check
-from asyncopt.directory import JOURNAL, RANDOM, SWEEP, differences, read_journal, read_json, take_lock
+from asyncopt.directory import JOURNAL, RANDOM, SWEEP, SWEEP_RESULT, differences, read_journal, read_json, take_lock
 from asyncopt.directory import MANIFEST as OF_RUN
 from asyncopt.directory import RESULT as OF_STUDY
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, EndpointUnusable, StorageFailed
@@ -22,7 +22,7 @@ from asyncopt.result import Result, result_of
 from asyncopt.version import __version__
 
 MANIFEST = SWEEP
-RESULT = "sweep-result.json"
+RESULT = SWEEP_RESULT
 LONGEST_NAME = 200  # bytes of a study's folder without its seed: a file system takes 255
 
 # What ends one study and would end every other: there is no use in going on before somebody has looked into it.

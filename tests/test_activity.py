@@ -120,12 +120,33 @@ def test_a_run_has_the_samples_and_the_edges(tmp_path: Path) -> None:
     assert [row["in_flight"] for row in rows] == [line["scopes"]["m"]["in_flight"] for line in run.activity]
 
 
+def test_the_studies_of_a_sweep_hold_its_lines_once(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        recorded(tmp_path / f"toy-s{seed}", seed=seed)
+        (tmp_path / f"toy-s{seed}" / "activity.jsonl").rename(tmp_path / "activity.jsonl")
+    (tmp_path / "sweep.json").write_text("{}")
+    one, two = (load_run(tmp_path / f"toy-s{seed}") for seed in (0, 1))
+    assert len(one.activity) == len(lines(tmp_path)) - 1 > 0
+    assert all(first is second for first, second in zip(one.activity, two.activity, strict=True))
+
+
 def test_lines_that_are_not_the_engines_are_passed_over(tmp_path: Path) -> None:
     recorded(tmp_path)
     before = load_run(tmp_path)
     whole = lines(tmp_path)[-1]
     scope = {"m": {"in_flight": 1}}
-    odd = [{"edges": 5}, {**whole, "scopes": 3}, {**whole, "scopes": scope}, {**whole, "latency": 1}]
+    whole_scope = next(iter(whole["scopes"].values()))
+    odd = [
+        {"edges": 5},
+        {"edges": ["x"]},
+        {**whole, "latency": [*whole["latency"][:-1], []]},
+        {**whole, "scopes": 3},
+        {**whole, "scopes": scope},
+        {**whole, "latency": 1},
+    ]
+    odd += [
+        {**whole, "scopes": {"m": {**whole_scope, name: wrong}}} for name, wrong in (("queued", "x"), ("rate", [1]))
+    ]
     odd += [{**whole, "calls": None}, {name: value for name, value in whole.items() if name != "t"}]
     with (tmp_path / "activity.jsonl").open("a") as file:
         file.writelines(json.dumps(line) + "\n" for line in odd)

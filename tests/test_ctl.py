@@ -497,6 +497,7 @@ def test_what_is_no_directory_is_said(tmp_path: Path) -> None:
         (("manifest.json", "result.json"), "is not running: it has ended; .* asyncopt show"),
         (("manifest.json",), "go on with: asyncopt resume"),
         (("sweep.json",), "go on with: asyncopt resume"),
+        (("sweep.json", "sweep-result.json"), "is not running: it has ended; .* asyncopt show"),
     ],
 )
 def test_nobody_is_told_to_resume_what_cannot_be(tmp_path: Path, files: tuple[str, ...], said: str) -> None:
@@ -504,6 +505,15 @@ def test_nobody_is_told_to_resume_what_cannot_be(tmp_path: Path, files: tuple[st
         (tmp_path / name).write_text("{}")
     with pytest.raises(NotRunning, match=said):
         asyncio.run(ask(tmp_path, {"do": "status"}))
+
+
+def test_who_asks_a_study_of_a_sweep_is_sent_to_the_sweep(tmp_path: Path) -> None:
+    study = tmp_path / "toy-s0"
+    study.mkdir()
+    (study / "manifest.json").write_text("{}")
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(NotRunning, match=f"a study of a sweep.* asyncopt ctl {tmp_path}$"):
+        asyncio.run(ask(study, {"do": "status"}))
 
 
 # -- the command line --------------------------------------------------------------------------------------------------

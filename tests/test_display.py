@@ -12,15 +12,18 @@ from pathlib import Path
 
 import hostile
 import pytest
+from recorded import recorded
 from rich.console import Console
 from test_summary import searched
 
+from asyncopt import Engine
 from asyncopt.cli.display import Display, JsonDisplay, NoDisplay, figures_line
 from asyncopt.cli.display_choice import choose_display, shown_as
-from asyncopt.cli.display_rich import RichDisplay, panel
+from asyncopt.cli.display_rich import RichDisplay, _facts, panel
 from asyncopt.cli.status import Figures, Status
 from asyncopt.errors import ConfigError
-from asyncopt.events import AttemptFailed, CandidateScored, ExampleEnded, StepFinished
+from asyncopt.events import AttemptFailed, CandidateScored, ExampleEnded, StepFinished, StudyStarted
+from asyncopt.stats import wilson_interval
 
 STYLES = re.compile(r"\x1b\[(?:0|1|2|38;5;[0-9]+)m")
 
@@ -54,8 +57,9 @@ def test_a_terminal_gets_the_panel_and_everything_else_lines(monkeypatch: pytest
     assert [shown_as(None), shown_as("rich")] == ["plain", "plain"]  # the tests' standard error is no terminal
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert [shown_as(None), shown_as("rich"), shown_as("plain")] == ["rich", "rich", "plain"]
-    monkeypatch.setenv("TERM", "dumb")
-    assert shown_as("rich") == "plain"
+    for fixed in ("dumb", "unknown"):
+        monkeypatch.setenv("TERM", fixed)
+        assert shown_as("rich") == "plain"
 
 
 def test_json_is_display_json() -> None:
@@ -113,6 +117,8 @@ def test_the_panel_of_a_study_is_drawn_on_the_terminal(monkeypatch: pytest.Monke
     assert "10/10 in flight" in shown
     assert shown.count("calls/s") > 4 * 14  # four times a second
     assert terminal.getvalue().endswith("\x1b[2K")  # and nothing of it stays
+    drawn_at = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()).replace("\r", "\n").splitlines()
+    assert max(len(line.rstrip("\n")) for line in drawn_at if "calls/s" in line) <= 80 - len("^C")
 
 
 @pytest.mark.parametrize("text", hostile.SHORT.values(), ids=hostile.SHORT)
@@ -137,6 +143,25 @@ def figures(*events: object) -> Figures:
     return asyncio.run(main())
 
 
+def test_a_later_sitting_begins_with_what_was_found_before(tmp_path: Path) -> None:
+    study, _ = recorded(tmp_path)
+
+    async def main() -> Figures:
+        status = Status()
+        async with Engine() as engine:
+            status.watch(study, engine)
+            status.see(StudyStarted("toy", "opro", 2, 3))
+            return status.look()
+
+    found = asyncio.run(main())
+    best = study.history.best()
+    assert best is not None
+    assert best.score is not None
+    assert (found.best, found.best_score) == (best.candidate, best.score)
+    assert (found.low, found.high) == wilson_interval(best.score * best.examples, best.examples)
+    assert found.initial_score == study.history.entries[0].score
+
+
 def test_the_best_score_has_the_interval_of_its_examples() -> None:
     scored = [CandidateScored(0, 0, "a", 0.5, 10, "x"), CandidateScored(0, 1, "b", 0.8, 40, "x")]
     found = figures(*scored, StepFinished(0, 3, "b", 0.8))
@@ -144,6 +169,18 @@ def test_the_best_score_has_the_interval_of_its_examples() -> None:
     later = figures(*scored, StepFinished(0, 3, "b", 0.8), StepFinished(1, 3, "b", 0.8))
     assert (later.low, later.high) == (found.low, found.high)
     assert "best 0.8 (0.652 to 0.895)" in figures_line(found, {})
+
+
+def test_a_best_on_a_part_of_the_examples_is_told_as_such() -> None:
+    part, whole = CandidateScored(0, 0, "a", 0.9, 20, "x", partial=True), CandidateScored(2, 0, "b", 0.85, 40, "x")
+    found = figures(part, StepFinished(0, 3, "a", 0.9))
+    assert "best 0.9 (0.699 to 0.972) on 20 examples only" in figures_line(found, {})
+    assert "on 20 examples only · a" in dict(_facts(found, []))["best"]
+    found = figures(
+        part, StepFinished(0, 3, "a", 0.9), whole, StepFinished(1, 3, "a", 0.9), StepFinished(2, 3, "b", 0.85)
+    )
+    assert (found.best_only, found.low) == (None, pytest.approx(0.709, abs=1e-3))  # scored before the step before ended
+    assert "best 0.85 (0.709 to 0.929) ·" in figures_line(found, {})
 
 
 def test_examples_are_counted_by_step_and_by_fold() -> None:

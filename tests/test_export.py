@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -142,6 +143,21 @@ def test_a_run_without_a_score_has_no_best(tmp_path: Path) -> None:
     (tmp_path / "run" / JOURNAL).write_bytes(b"")
     with pytest.raises(StudyFailed, match="nothing in .* has a score yet"):
         show_best(tmp_path / "run", json=False)
+
+
+def test_a_damaged_run_is_read_as_far_as_it_goes_and_said_to_be(
+    tmp_path: Path, runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = shutil.copytree(runs[0], tmp_path / "damaged")
+    lines = (directory / JOURNAL).read_bytes().splitlines(keepends=True)
+    (directory / JOURNAL).write_bytes(b"".join([*lines[:4], b"{}\n", *lines[5:]]))
+    said = "damaged: journal.jsonl is damaged: record 4"
+    show_best(directory, json=True)
+    assert said in capsys.readouterr().err
+    export_run(directory, "candidates", "jsonl", tmp_path / "out.jsonl")
+    assert said in capsys.readouterr().err
+    compare_runs([runs[1], directory], json=True)
+    assert any(said in note for note in json.loads(capsys.readouterr().out)["notes"])
 
 
 # -- compare -----------------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ def test_the_head_and_the_steps_are_those_of_the_run(finished: tuple[Path, Resul
     assert [row["step"] for row in shown["steps"]] == [-1, 0, 1, 2]
     best = [row["best"] for row in shown["steps"]]
     assert best == sorted(best)
+    assert [row["only"] for row in shown["steps"]] == [11] * 4  # one example is always refused
     calls = [row["calls"] for row in shown["steps"]]
     assert calls == sorted(calls)
     assert shown["cost"]["calls"] == result.calls
@@ -115,6 +116,24 @@ def test_what_is_to_come_is_the_mean_step_times_the_steps_left(tmp_path: Path, f
     # Held-out scores come at the end; until then the card has those in training.
     assert {row["which"]: row["test"] for row in shown["held_out"]} == {"best": None, "initial": None}
     assert all(row["train"]["n"] == 11 for row in shown["held_out"])
+
+
+def test_a_study_of_a_sweep_is_shown_with_the_engine_of_all_its_studies(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    recorded(sweep / "toy-s0")
+    alone = document(load_run(sweep / "toy-s0"))
+    assert len(alone["activity"]["t"]) > 0
+    assert (alone["activity"]["shared"], alone["latency"]["shared"]) == (None, None)
+    # As the command line keeps it: one engine for all studies, and its lines in the folder of the sweep.
+    (sweep / "toy-s0" / "activity.jsonl").rename(sweep / "activity.jsonl")
+    (sweep / "sweep.json").write_text("{}")
+    shown = document(load_run(sweep / "toy-s0"))
+    assert shown["activity"] == {**alone["activity"], "shared": "sweep"}
+    assert shown["latency"] == {**alone["latency"], "shared": "sweep"}
+    assert {name for name in shown["errors"] if name.startswith("attempts")} <= {
+        "attempts refused (429) in the whole sweep",
+        "attempts failed in the whole sweep",
+    }
 
 
 def test_losses_have_no_intervals_and_no_matrix(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import base64
 import json
 import re
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from recorded import Toy, recorded
 from asyncopt import OPRO, ConfigError, RandomSearch, Study, load_run
 from asyncopt.cli.report import LONGEST_ANSWER, MOST_ANSWERS, write_report
 from asyncopt.codec import clean
+from asyncopt.directory import JOURNAL
+from asyncopt.journal import pack_record, read_records
 from asyncopt.pages import document, report_html
 from asyncopt.pages.report import embedded
 from asyncopt.tasks.linear_regression import LinearRegression
@@ -156,6 +160,17 @@ def test_several_runs_make_a_comparison(finished: Path, tmp_path: Path) -> None:
     assert report([finished], tmp_path / "one.html").data["comparison"] is None
 
 
+def test_runs_of_one_name_go_by_their_folders_too(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("first", "second")):
+        recorded(tmp_path / folder / "toy", seed=seed)
+    recorded(tmp_path / "second" / "own", seed=2)
+    directories = [tmp_path / "first" / "toy", tmp_path / "second" / "toy", tmp_path / "second" / "own"]
+    data = report(directories, tmp_path / "r.html").data
+    assert [one["name"] for one in data["documents"]] == ["first/toy", "second/toy", "second/own"]
+    assert data["comparison"]["first"] == "first/toy"
+    assert [one["name"] for one in data["comparison"]["paired"]] == ["second/toy", "second/own"]
+
+
 def test_a_sweep_is_its_runs(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     for seed in (0, 1):
@@ -189,6 +204,9 @@ def test_it_is_written_beside_the_run_and_its_path_printed(
 
 
 def test_what_cannot_be_reported_says_why(finished: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path, Path()):
+        with pytest.raises(ConfigError, match="is a directory; name a file"):
+            report([finished], folder)
     with pytest.raises(ConfigError, match="manifest.json is missing"):
         write_report([tmp_path], tmp_path / "r.html", None, None)
     with pytest.raises(ConfigError, match="nothing to report"):
@@ -211,6 +229,44 @@ def test_figures_are_drawn_twice_the_same(finished: Path, tmp_path: Path) -> Non
     drawn = (tmp_path / "one" / "scores.svg").read_text()
     assert "training score (%)" in drawn
     assert "<script" not in drawn
+
+
+def without_scores(source: Path, directory: Path) -> Path:
+    """A copy of the run that has not ended, and in which no candidate got a score."""
+    directory.mkdir()
+    (directory / "manifest.json").write_bytes((source / "manifest.json").read_bytes())
+    records = read_records((source / JOURNAL).read_bytes(), source)[0]
+    lost = {"score": None, "scores": None, "complete": False, "examples": 0}
+    changed = [
+        replace(one, data={**one.data, "entries": [{**row, **lost} for row in one.data.get("entries", [])]})
+        for one in takewhile(lambda one: one.kind != "finished", records)
+    ]
+    (directory / JOURNAL).write_bytes(b"".join(map(pack_record, changed)))
+    return directory
+
+
+def test_figures_of_a_run_without_a_score_are_drawn_without_a_word(
+    finished: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    pytest.importorskip("matplotlib")
+    nothing = without_scores(finished, tmp_path / "nothing")
+    write_report([nothing], None, None, tmp_path / "alone")
+    assert not (tmp_path / "alone" / "held-out.svg").exists()
+    write_report([nothing, finished], None, None, tmp_path / "both")
+    held_out = (tmp_path / "both" / "held-out.svg").read_text()
+    assert all(f">{which}<" in held_out for which in ("best", "initial"))
+    assert [str(one.message) for one in recwarn] == []
+
+
+def test_the_engine_of_a_sweep_is_drawn_once(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    sweep = tmp_path / "sweep"
+    for seed in (0, 1):
+        recorded(sweep / f"toy-s{seed}", seed=seed)
+        (sweep / f"toy-s{seed}" / "activity.jsonl").rename(sweep / "activity.jsonl")
+    (sweep / "sweep.json").write_text("{}")
+    write_report([sweep], None, None, tmp_path / "out")
+    assert (tmp_path / "out" / "engine.svg").read_text().count("in flight<") == 1
 
 
 def test_names_are_no_formulae(tmp_path: Path) -> None:

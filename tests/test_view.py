@@ -15,6 +15,7 @@ from looking import TOKEN, Page, on_page
 from recorded import REFUSED, recorded
 
 from asyncopt import Engine, Quota, load_run
+from asyncopt.cli.view import view
 from asyncopt.codec import dumps, loads
 from asyncopt.ctl import Controls
 from asyncopt.directory import JOURNAL, MANIFEST, SWEEP, lock
@@ -65,6 +66,8 @@ def test_the_runs_of_a_folder_and_of_its_sweeps_are_listed_the_newest_first(runs
     (runs / "empty").mkdir()
     (runs / "damaged").mkdir()
     (runs / "damaged" / MANIFEST).write_text("[")
+    (runs / "other").mkdir()
+    (runs / "other" / MANIFEST).write_text('{"name": "of some web application"}')
     os.utime(runs / "toy" / MANIFEST, (10, 10))
 
     async def test(page: Page) -> None:
@@ -235,6 +238,21 @@ def test_a_study_of_a_sweep_is_steered_by_the_sweep(runs: Path) -> None:
     on_page(runs, test)
 
 
+def test_a_study_is_read_again_when_the_engine_of_its_sweep_has_gone_on(runs: Path) -> None:
+    sweep = runs / "sweep"
+    shutil.move(runs / "toy", sweep / "toy-a-s0")
+    (sweep / SWEEP).write_text("{}")
+    lines = (sweep / "toy-a-s0" / "activity.jsonl").read_bytes()
+    (sweep / "toy-a-s0" / "activity.jsonl").unlink()
+    shown = Runs(runs).find(next(row["id"] for row in Runs(runs).listing()))
+    assert shown.refresh()
+    assert not shown.refresh()
+    (sweep / "activity.jsonl").write_bytes(lines)
+    assert shown.refresh()
+    assert shown.run is not None
+    assert len(shown.run.activity) > 0
+
+
 # -- beginning and end -------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +302,12 @@ def test_addresses_and_tokens_that_would_not_hold_are_refused(host: str, token: 
 def test_a_token_is_random_and_one_for_others_is_chosen() -> None:
     assert len({check_token("127.0.0.1", None) for _ in range(3)}) == 3
     assert check_token("192.0.2.7", "chosen-by-the-user") == "chosen-by-the-user"
+
+
+def test_a_damaged_run_that_is_named_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text("[")
+    with pytest.raises(ConfigError, match="is missing or unreadable"):
+        view(tmp_path)
 
 
 def test_the_command_prints_its_address_and_ends_by_ctrl_c_without_a_word(runs: Path) -> None:

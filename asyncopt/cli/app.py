@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from asyncopt.cli import commands_looking as looking
 from asyncopt.cli import commands_running as running
 from asyncopt.cli import commands_serving as serving
+from asyncopt.version import __version__
 
 app = typer.Typer(
     name="asyncopt",
@@ -21,6 +24,20 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"asyncopt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 def _group(name: str, about: str) -> typer.Typer:

@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from asyncopt import codec
+from asyncopt.cli.reading import read_run
 from asyncopt.errors import StudyFailed
-from asyncopt.records import Candidate, Run, load_run
+from asyncopt.records import Candidate, Run
 
 
 def show_best(directory: Path, *, json: bool) -> None:
     """Print the best candidate's text alone, as it is; on a terminal without what could move its cursor."""
-    run = load_run(directory)
+    run = read_run(directory)
     if run.best is None:
         raise StudyFailed(f"nothing in {directory} has a score yet; `asyncopt show {directory}` says what there is")
     if json:

@@ -12,7 +12,9 @@ from asyncopt.cli.options import Json
 
 def show(
     directory: Annotated[Path, typer.Argument(help="The directory of a run or a sweep.")],
-    against: Annotated[str | None, typer.Option(help="Beside published results instead: opro-paper.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Beside published results instead: opro-paper or dln-paper.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what a run or a sweep has found so far, or what it found beside published results."""
@@ -76,7 +78,8 @@ def ctl(
 def report(
     directories: Annotated[list[Path], typer.Argument(metavar="DIRECTORY", help="Runs or sweeps.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The file; by default report.html in the run.")
+        Path | None,
+        typer.Option("-o", "--out", help="The file; by default report.html in the directory, of several here."),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="Beside published results as well: opro-paper or dln-paper.")

@@ -168,7 +168,7 @@ def figures_line(figures: Figures, limiting: Mapping[str, str]) -> str:
     parts = [f"step {figures.step}/{figures.steps}"]
     if figures.best_score is not None:
         start = "" if figures.initial_score is None else f" (start {score_text(figures.initial_score)})"
-        parts.append(f"best {score_text(figures.best_score, figures.low, figures.high)}{start}")
+        parts.append(f"best {best_text(figures)}{start}")
     reasons = " and ".join(dict.fromkeys(limiting.values()))
     parts += [
         f"{figures.calls} calls, {figures.calls_per_second:.1f}/s, {figures.tokens_per_second:.0f} tokens/s",
@@ -191,6 +191,12 @@ def score_text(score: float, low: float | None = None, high: float | None = None
     # Three digits would hide what a step gained on a tour of length 1199.
     text = f"{score:.3g}" if abs(score) < 1000 else f"{score:.0f}"
     return text if low is None or high is None else f"{text} ({low:.3g} to {high:.3g})"
+
+
+def best_text(figures: Figures) -> str:
+    """The best score with its interval, and its examples where they are only a part of all."""
+    text = score_text(figures.best_score or 0.0, figures.low, figures.high)
+    return text if figures.best_only is None else f"{text} on {figures.best_only} examples only"
 
 
 def usd_text(figures: Figures) -> str:

@@ -11,6 +11,8 @@ from asyncopt.cli.display import Display, JsonDisplay, NoDisplay
 from asyncopt.cli.display_rich import RichDisplay
 from asyncopt.errors import ConfigError
 
+_FIXED = ("dumb", "unknown")  # values of TERM where no cursor moves, so that rich would show nothing of a panel
+
 ShownAs: TypeAlias = Literal["rich", "plain", "json", "none"]
 
 
@@ -24,7 +26,7 @@ def shown_as(display: str | None, *, json: bool = False) -> ShownAs:
     if json:
         return "json"
     way = "rich" if display is None else ways[display]
-    movable = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    movable = sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in _FIXED
     return "plain" if way == "rich" and not movable else way
 
 

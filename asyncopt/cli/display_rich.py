@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from asyncopt import codec
-from asyncopt.cli.display import Display, score_text, usd_text
+from asyncopt.cli.display import Display, best_text, score_text, usd_text
 from asyncopt.cli.status import Figures
 from asyncopt.events import Event, StepFinished
 from asyncopt.study import Study
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SECONDS = 0.25
 BAR_WIDTH = 32
 _LONGEST = 400
+_ECHO = 3  # columns left free, since the ^C of an interrupt would wrap there, and the panel be drawn a line too low
 _LABELS = {"train": "scoring", "validation": "validating", "test": "measuring"}
 
 Bar: TypeAlias = tuple[str, int, int, str]
@@ -79,7 +80,10 @@ class RichDisplay(Display):
 
     def _draw(self, bars: Sequence[Bar], facts: Sequence[tuple[str, str]]) -> None:
         if self._live is not None:
-            self._live.update(panel(bars, facts), refresh=True)
+            from rich.constrain import Constrain
+
+            width = max(self._live.console.width - _ECHO, 1)
+            self._live.update(Constrain(panel(bars, facts), width), refresh=True)
 
 
 def panel(bars: Sequence[Bar], facts: Sequence[tuple[str, str]]) -> Table:
@@ -151,7 +155,7 @@ def _best(figures: Figures) -> str:
     if figures.best_score is None:
         return "scoring the starting points"
     start = "" if figures.initial_score is None else f", start {score_text(figures.initial_score)}"
-    return f"{score_text(figures.best_score, figures.low, figures.high)}{start} · {figures.best}"
+    return f"{best_text(figures)}{start} · {figures.best}"
 
 
 def _duration(seconds: float) -> str:

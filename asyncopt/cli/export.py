@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt import codec
+from asyncopt.cli.reading import read_run
 from asyncopt.errors import ConfigError
-from asyncopt.records import COLUMNS, Row, load_run
+from asyncopt.records import COLUMNS, Row
 
 FORMATS = ("jsonl", "csv", "parquet")
 
@@ -22,7 +23,7 @@ def export_run(directory: Path, what: str, form: str | None, out: Path | None) -
     form = form or _form_of(out)
     if form not in FORMATS:
         raise ConfigError(f"the format is {codec.printable(form, 40)!r}; wanted one of {', '.join(FORMATS)}")
-    rows = load_run(directory).table(what)
+    rows = read_run(directory).table(what)
     if form == "parquet":
         _write_parquet(rows, COLUMNS[what], out)
         return

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt import codec
+from asyncopt.cli.reading import read_run
 from asyncopt.cli.summary import LONGEST_PATH
 from asyncopt.directory import MANIFEST
 from asyncopt.errors import ConfigError
 from asyncopt.files import write_atomically
 from asyncopt.pages import comparison, document, report_html
 from asyncopt.pages.asked import Asked
-from asyncopt.records import Run, load_run
+from asyncopt.pages.comparing import names_of
+from asyncopt.records import Run
 from asyncopt.sweep import is_sweep
 
 MOST_ANSWERS = 4000  # in a report, over all of its runs; the live page has them all
@@ -22,7 +24,7 @@ LONGEST_ANSWER = 4000  # characters
 
 def write_report(directories: Sequence[Path], out: Path | None, against: str | None, static: Path | None) -> None:
     """Write the report on the runs, and the sweeps' runs, in these directories, and say where it is."""
-    runs = [load_run(directory) for directory in _runs_in(directories)]
+    runs = [read_run(directory) for directory in _runs_in(directories)]
     beside = None if against is None else {"lines": _against(directories, against)}
     if static is not None:
         from asyncopt.pages.static import draw
@@ -32,7 +34,12 @@ def write_report(directories: Sequence[Path], out: Path | None, against: str | N
         if out is None:
             return
     path = out or _default(directories)
-    documents = [_with_answers(run, MOST_ANSWERS // len(runs)) for run in runs]
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory; name a file with -o")
+    documents = [
+        {**_with_answers(run, MOST_ANSWERS // len(runs)), "name": name}
+        for run, name in zip(runs, names_of(runs), strict=True)
+    ]
     html = report_html(documents, comparison(runs) if len(runs) > 1 else None, beside)
     try:
         write_atomically(path, html.encode())

@@ -79,7 +79,7 @@ class Sitting:
             self._display.results(self.ended, self.place)
 
     def _figures(self) -> dict[str, Any]:
-        """The figures of all studies together, with those of earlier sittings."""
+        """The figures of all studies together, with those of earlier sittings where the sweep has a budget."""
         total = self._total
         studies = {"studies": len(self.sweep.planned), "ended": self._count}
         return {**studies, "calls": total.calls, "cache_hits": total.hits, "tokens": total.tokens, "usd": total.usd}

@@ -20,8 +20,10 @@ _THROTTLED = ("rate_limited", "ramp")
 class Figures:
     """One look at a study: counts since its start, rates lately, ``eta`` in seconds.
 
-    ``low`` and ``high`` are the 95 % interval of a best score that is a share. ``scored`` examples of the step, or of
-    the ``fold`` after the last one, have ended. ``usd_left`` is what the study's budget still has, if it has one.
+    ``low`` and ``high`` are the 95 % interval of a best score that is a share; ``best_only`` is the number of its
+    examples where others ended without a score, so that a later best on all of them may be lower. ``scored`` examples
+    of the step, or of the ``fold`` after the last one, have ended. ``usd_left`` is what the study's budget still has,
+    if it has one.
     """
 
     step: int
@@ -30,6 +32,7 @@ class Figures:
     best: str
     low: float | None
     high: float | None
+    best_only: int | None
     initial_score: float | None
     fold: str
     scored: int
@@ -60,8 +63,7 @@ class Status:
         self.initial_score: float | None = None
         self.throttled = self.failed_attempts = self.retries = 0
         self.fold, self.scored = "train", 0
-        self._examples: dict[str, int] = {}  # behind the scores of this step's candidates
-        self._best_examples = 0
+        self._scored: dict[str, tuple[int, bool]] = {}  # behind each score: its examples, and whether some are missing
         self._study: Study | None = None
         self._engine: Engine | None = None
         self._began = self._last_time = self._first_step_at = 0.0
@@ -77,6 +79,7 @@ class Status:
             self.task, self.optimizer = event.task, event.optimizer
             self.step = self._first_step = event.step
             self.steps = event.steps
+            self._recall()
         elif isinstance(event, CandidateScored) and event.score is not None:
             self._see_score(event, event.score)
         elif isinstance(event, ExampleEnded):
@@ -84,27 +87,44 @@ class Status:
             self.fold = event.fold
         elif isinstance(event, StepFinished):
             self.step, self.best, self.best_score = event.step + 1, event.best, event.best_score
-            self._best_examples = self._examples.get(event.best, self._best_examples)
-            self._examples.clear()
             self.scored = 0
         elif isinstance(event, AttemptFailed):
             self.throttled += event.kind in _THROTTLED
             self.failed_attempts += event.kind not in _THROTTLED
             self.retries += event.retry_in is not None
 
+    def _recall(self) -> None:
+        """Begin with what earlier sittings found."""
+        history = None if self._study is None else self._study.history
+        for entry in () if history is None else history.entries:
+            self._scored[entry.candidate] = entry.examples, entry.partial
+            if entry.step < 0 and entry.score is not None:
+                self._see_initial(entry.score)
+        if history is not None and (best := history.best()) is not None:
+            self.best, self.best_score = best.candidate, best.score
+
     def _see_score(self, event: CandidateScored, score: float) -> None:
-        self._examples[event.candidate] = event.examples
+        self._scored[event.candidate] = event.examples, event.partial
         if event.step < 0:
-            better = max if self._counts_right_answers() else min
-            self.initial_score = score if self.initial_score is None else better(self.initial_score, score)
+            self._see_initial(score)
+
+    def _see_initial(self, score: float) -> None:
+        better = max if self._counts_right_answers() else min
+        self.initial_score = score if self.initial_score is None else better(self.initial_score, score)
 
     def _counts_right_answers(self) -> bool:
         return self._study is None or isinstance(self._study.task, Task)
 
     def _interval(self) -> tuple[float, float] | tuple[None, None]:
-        if self.best_score is None or not self._best_examples or not self._counts_right_answers():
+        examples, _ = self._scored.get(self.best, (0, False))
+        if self.best_score is None or not examples or not self._counts_right_answers():
             return None, None
-        return wilson_interval(self.best_score * self._best_examples, self._best_examples)
+        return wilson_interval(self.best_score * examples, examples)
+
+    def _only(self) -> int | None:
+        """On how many examples the best was scored, where that is only a part of them."""
+        examples, partial = self._scored.get(self.best, (0, False))
+        return examples if partial else None
 
     def look(self) -> Figures:
         now = asyncio.get_running_loop().time()
@@ -125,6 +145,7 @@ class Status:
             best=self.best,
             low=low,
             high=high,
+            best_only=self._only(),
             initial_score=self.initial_score,
             fold=self.fold,
             scored=self.scored,

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from asyncopt import codec
 from asyncopt.cli.signals import run_in_loop
+from asyncopt.directory import MANIFEST
 from asyncopt.errors import ConfigError
+from asyncopt.records.read import read_manifest
 
 
 def view(
@@ -30,6 +32,8 @@ async def _view(directory: Path, host: str, port: int, token: str | None, open_b
 
     if not await asyncio.to_thread(directory.is_dir):
         raise ConfigError(f"{directory} is no directory; name a run's, or a folder of runs")
+    if (directory / MANIFEST).exists():
+        await asyncio.to_thread(read_manifest, directory)  # who names a damaged run is told so, and not shown nothing
     async with viewing(directory, host, port, token) as url:
         print(codec.json_line({"event": "ready", "url": url}) if json else url, end="" if json else "\n", flush=True)
         print(f"asyncopt: showing {codec.printable(str(directory))}; Ctrl-C ends it", file=sys.stderr)

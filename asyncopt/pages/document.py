@@ -31,8 +31,9 @@ def document(run: Run) -> dict[str, Any]:
     - ``v``: 1; ``name``: of its directory; ``problems``: what could not be read of it.
     - ``head``: ``task``, ``optimizer``, ``models`` by role, ``seed``, ``state``, ``started`` (seconds since the epoch,
       or None), ``step`` of ``steps`` (None where not stated), ``scored`` ("share" of right answers, or "loss").
-    - ``steps``, the finished ones: ``step`` (-1: the starting points), ``best`` so far, ``mean`` of each, and by its
-      end ``calls``, ``tokens``, ``usd``, ``seconds``.
+    - ``steps``, the finished ones: ``step`` (-1: the starting points), ``best`` so far, ``only`` (on how many examples
+      it was scored, where that is a part of them), ``mean`` of each, and by its end ``calls``, ``tokens``,
+      ``usd``, ``seconds``.
     - ``candidates``, best first: ``rank`` (None where it cannot be compared), ``text``, ``step``, ``index``,
       ``source``, ``score``, ``low`` and ``high`` (95 %, of shares alone), ``n``, ``partial``, ``provisional``,
       ``stopped`` (after so many examples, or None), ``parents`` and ``closest`` (places in this list).
@@ -41,14 +42,16 @@ def document(run: Run) -> dict[str, Any]:
       ``high``, ``n``, or None.
     - ``cost``: ``calls``, ``hits``, ``tokens``, ``usd``, ``seconds``, ``hit_share`` so far, and the first five
       ``to_come`` by the mean of a finished step, or None.
-    - ``activity`` (:func:`timeline`), ``latency`` (:func:`latency`), ``outcomes`` of examples and ``errors`` of calls,
-      by class; ``matrix`` (:func:`matrix`).
+    - ``activity`` (:func:`timeline`), ``latency`` (:func:`latency`), each with ``shared``: the name of the sweep whose
+      studies they count together, or None; ``outcomes`` of examples and ``errors`` of calls, by class; ``matrix``
+      (:func:`matrix`).
     - ``answers``: empty; a report puts in what it carries.
     - ``manifest``; ``command``, which repeats the run; ``left_out``: how many ``candidates`` and ``cells`` are beyond.
     """
     ranked = _ranked(run)
     shown = ranked[:MOST_CANDIDATES]
     table, cells_left_out = matrix(run, shown)
+    shared = None if run.engine_of == run.directory else name_of(run.engine_of)
     activity = timeline(run.activity)
     return {
         "v": 1,
@@ -60,10 +63,10 @@ def document(run: Run) -> dict[str, Any]:
         "validations": [row for step, ones in run.validations.items() if (row := _validation(step, ones))],
         "held_out": _held_out(run),
         "cost": _cost(run),
-        "activity": activity,
-        "latency": latency(run.activity, run.latency_edges),
+        "activity": {**activity, "shared": shared},
+        "latency": {**latency(run.activity, run.latency_edges), "shared": shared},
         "outcomes": _outcomes(run),
-        "errors": _errors(run, activity),
+        "errors": _errors(run, activity, " in the whole sweep" if shared else ""),
         "matrix": table,
         "answers": {},
         "manifest": dict(run.manifest),
@@ -98,10 +101,11 @@ def _steps(run: Run) -> list[dict[str, Any]]:
     for one in run.candidates:
         if one.score is not None:
             scores.setdefault(one.step, []).append(one.score)
+    only = {one.candidate: one.examples for one in run.candidates if one.partial}
     rows = []
     for step in run.steps:
         mean = fmean(scores[step.step]) if step.step in scores else None
-        row = {"step": step.step, "best": step.best_score, "mean": mean}
+        row = {"step": step.step, "best": step.best_score, "only": only.get(step.best or ""), "mean": mean}
         rows.append({**row, **_counts(spent.get(step.record))})
     return rows
 
@@ -232,7 +236,7 @@ def _outcomes(run: Run) -> dict[str, int]:
     return dict(Counter(outcome for one in run.candidates for outcome in one.outcomes))
 
 
-def _errors(run: Run, activity: Mapping[str, Any]) -> dict[str, int]:
+def _errors(run: Run, activity: Mapping[str, Any], where: str) -> dict[str, int]:
     """Attempts that did not succeed, as far as they were recorded, and proposals that were lost for good."""
-    found = {"attempts refused (429)": activity["refused"], "attempts failed": activity["broken"]}
+    found = {f"attempts refused (429){where}": activity["refused"], f"attempts failed{where}": activity["broken"]}
     return {name: number for name, number in {**found, "proposals lost": run.lost}.items() if number}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncopt.errors import ConfigError
+from asyncopt.pages.comparing import names_of
 from asyncopt.pages.document import document
 from asyncopt.records import Run
 
@@ -45,7 +46,7 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
         raise ConfigError(
             "static figures need matplotlib, which is not installed; pip install 'asyncopt[plots]'"
         ) from None
-    documents = [document(run) for run in runs]
+    documents = [{**document(run), "name": name} for run, name in zip(runs, names_of(runs), strict=True)]
     written = []
     # No pyplot: it would choose a window system, and keep figures.
     with matplotlib.rc_context(_STYLE):
@@ -81,8 +82,9 @@ def _scores(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
         steps, best = [row["step"] + 1 for row in rows], [factor * row["best"] for row in rows]
         axes.step(steps, best, where="post", color=colour, label=_label(one))
         if len(documents) == 1:
-            tried = [(row["step"] + 1, factor * row["score"]) for row in one["candidates"] if row["score"] is not None]
-            axes.scatter(*zip(*tried, strict=True), s=6, color=_COLOURS[5], alpha=0.6, linewidths=0, label="candidates")
+            tried = [row for row in one["candidates"] if row["score"] is not None]
+            places, scores = [row["step"] + 1 for row in tried], [factor * row["score"] for row in tried]
+            axes.scatter(places, scores, s=6, color=_COLOURS[5], alpha=0.6, linewidths=0, label="candidates")
             means = [None if row["mean"] is None else factor * row["mean"] for row in rows]
             axes.plot(steps, means, "--", color=_COLOURS[6], linewidth=1, label="mean of the step")
     if not share:
@@ -93,6 +95,7 @@ def _scores(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _held_out(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
+    named = set()
     for place, one in enumerate(documents):
         for shift, row in enumerate(row for row in one["held_out"] if row["test"]):
             score, low, high = (100 * row["test"][name] for name in ("score", "low", "high"))
@@ -103,8 +106,9 @@ def _held_out(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
                 xerr=[[max(score - low, 0.0)], [max(high - score, 0.0)]],
                 fmt="o",
                 color=_COLOURS[0] if which == "best" else _COLOURS[6],
-                label=which if place == 0 else None,
+                label=which if which not in named else None,
             )
+            named.add(which)
     axes.set_yticks(range(len(documents)), [_label(one) for one in documents])
     axes.set_ylim(len(documents) - 0.5, -0.5)
     axes.set(xlabel="held-out score (%, 95 % interval)")
@@ -112,14 +116,20 @@ def _held_out(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _engine(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
-    for place, one in enumerate(documents):
-        activity, colour = one["activity"], _COLOURS[place % len(_COLOURS)]
+    # The studies of a sweep have one engine, which is drawn once.
+    engines: list[tuple[str, Mapping[str, Any]]] = []
+    for one in documents:
+        named = _label({"name": one["activity"]["shared"] or one["name"]}), one["activity"]
+        if one["activity"]["t"] and named not in engines:
+            engines.append(named)
+    for place, (name, activity) in enumerate(engines):
+        colour = _COLOURS[place % len(_COLOURS)]
         nothing = float("nan")
         flight, limit = (
             [nothing if value is None else value for value in activity[name]] for name in ("in_flight", "limit")
         )
-        axes.plot(activity["t"], flight, color=colour, linewidth=1, label=f"{_label(one)}, in flight")
-        axes.plot(activity["t"], limit, "--", color=colour, linewidth=0.8, label=f"{_label(one)}, limit")
+        axes.plot(activity["t"], flight, color=colour, linewidth=1, label=f"{name}, in flight")
+        axes.plot(activity["t"], limit, "--", color=colour, linewidth=0.8, label=f"{name}, limit")
     axes.set(xlabel="seconds", ylabel="calls")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize="small")

@@ -73,6 +73,7 @@ def compare(runs: Sequence[Run]) -> Compared:
     paired, notes = [], []
     if len({run.models["scorer"] for run in runs if "scorer" in run.models}) > 1:
         notes.append("These runs were scored by different models.")
+    notes += [f"{run.directory}: {problem}" for run in runs for problem in run.problems]
     for run in runs[1:]:
         found = _paired(runs[0], run)
         if isinstance(found, str):

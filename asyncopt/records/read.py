@@ -30,7 +30,7 @@ def load_run(path: str | Path) -> Run:
     ``problems`` says so.
     """
     directory = Path(path)
-    manifest = _manifest(directory)
+    manifest = read_manifest(directory)
     subject = manifest["subject"]
     problems: list[str] = []
     running = is_running(directory)  # before the journal: a run that ends in between is then seen to have ended
@@ -65,7 +65,8 @@ def load_run(path: str | Path) -> Run:
     )
 
 
-def _manifest(directory: Path) -> dict[str, Any]:
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of the run in this directory; raises :class:`~asyncopt.errors.ConfigError` for what is none."""
     if (directory / SWEEP).exists():
         runs = sorted(path.parent.name for path in directory.glob(f"*/{MANIFEST}"))
         which = f"name one of its runs, such as {directory / runs[0]}" if runs else "none of its runs has begun"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from asyncopt.activity import ACTIVITY, is_sample
+from asyncopt.activity import ACTIVITY, are_numbers, is_sample
+from asyncopt.directory import sweep_of
 from asyncopt.errors import ConfigError
 from asyncopt.notebook import html_table
 from asyncopt.optimizers.base import Validated
@@ -57,20 +59,33 @@ class Run:
         """A name for the task's data and how they were split; of a problem that no model scores, for the problem."""
         return str(self.manifest["subject"]["task"].get("fingerprint", ""))
 
+    @property
+    def engine_of(self) -> Path:
+        """The directory that has the ``activity.jsonl``: this one, or its sweep's, since a sweep has one engine."""
+        sweep = None if (self.directory / ACTIVITY).exists() else sweep_of(self.directory)
+        return self.directory if sweep is None else sweep
+
     @cached_property
     def activity(self) -> list[dict[str, Any]]:
-        """The lines of ``activity.jsonl``, oldest first, as :class:`~asyncopt.activity.Activity` has them."""
+        """The lines of ``activity.jsonl``, oldest first, as :class:`~asyncopt.activity.Activity` has them.
+
+        Of a study of a sweep they are the sweep's, and of all its studies together.
+        """
         return [line for line in self._activity if is_sample(line)]
 
     @cached_property
     def latency_edges(self) -> list[float]:
         """The seconds between which the ``latency`` of :attr:`activity` was counted; empty where there are none."""
-        edges: list[list[float]] = [line["edges"] for line in self._activity if isinstance(line.get("edges"), list)]
+        edges: list[list[float]] = [line["edges"] for line in self._activity if are_numbers(line.get("edges"))]
         return edges[-1] if edges else []
 
     @cached_property
     def _activity(self) -> list[dict[str, Any]]:
-        return read_lines(self.directory / ACTIVITY)
+        path = self.engine_of.absolute() / ACTIVITY
+        with suppress(OSError):
+            state = path.stat()
+            return _lines(path, state.st_size, state.st_mtime_ns)
+        return []
 
     def answers(self, candidate: str) -> list[Answer]:
         """How every example ended with this candidate, by fold and number; empty where the run was not traced."""
@@ -106,3 +121,9 @@ class Run:
             *(("problem", problem) for problem in self.problems),
         ]
         return html_table(str(self.directory), rows)
+
+
+@lru_cache(maxsize=1)  # the studies of a sweep have one file, which has tens of megabytes in the end
+def _lines(path: Path, _size: int, _changed: int) -> list[dict[str, Any]]:
+    """The lines of a file in the state that its size and the time of its last change tell."""
+    return read_lines(path)

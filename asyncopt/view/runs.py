@@ -12,15 +12,15 @@ from threading import Lock
 from typing import Any
 
 from asyncopt import codec
+from asyncopt.activity import ACTIVITY
 from asyncopt.ctl import ADDRESS
-from asyncopt.directory import JOURNAL, MANIFEST, RESULT, SWEEP, read_json, task_stated
+from asyncopt.directory import JOURNAL, MANIFEST, RESULT, sweep_of
 from asyncopt.errors import ConfigError
 from asyncopt.pages import document
 from asyncopt.pages.asked import Asked
 from asyncopt.records import Run, load_run
-from asyncopt.records.read import is_running
+from asyncopt.records.read import is_running, read_manifest
 
-ACTIVITY = "activity.jsonl"
 MOST_RUNS = 5000
 _DEPTH = 3  # runs, the studies of sweeps, and those of sweeps in a folder of their own
 _KEPT_OPEN = 8  # runs whose documents are kept in memory
@@ -65,11 +65,14 @@ class Shown:
 
     def _look(self) -> tuple[Any, ...]:
         """What of the files tells that they have changed, without reading them."""
-        found: list[Any] = [is_running(self.place.directory)]
-        for name in (MANIFEST, JOURNAL, ACTIVITY, RESULT):
+        directory = self.place.directory
+        found: list[Any] = [is_running(directory)]
+        files = [directory / name for name in (MANIFEST, JOURNAL, ACTIVITY, RESULT)]
+        sweep = sweep_of(directory)
+        for path in files if sweep is None else (*files, sweep / ACTIVITY):
             with suppress(OSError):
-                state = (self.place.directory / name).stat()
-                found += [name, state.st_size, state.st_mtime_ns]
+                state = path.stat()
+                found += [path, state.st_size, state.st_mtime_ns]
         return tuple(found)
 
     def answers(self, candidate: str) -> list[dict[str, Any]]:
@@ -84,8 +87,8 @@ class Shown:
     def controlled_by(self) -> Path:
         """The directory whose process runs this one: its own, or that of its sweep."""
         directory = self.place.directory
-        above = directory.parent
-        return above if (above / SWEEP).exists() and not (directory / ADDRESS).exists() else directory
+        sweep = None if (directory / ADDRESS).exists() else sweep_of(directory)
+        return directory if sweep is None else sweep
 
 
 class Runs:
@@ -138,19 +141,16 @@ def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
 def _row(place: Place) -> dict[str, Any] | None:
     directory = place.directory
     try:
-        subject = read_json(directory / MANIFEST).get("subject")
+        subject = read_manifest(directory)["subject"]
         started = (directory / MANIFEST).stat().st_mtime
     except (ConfigError, OSError):
         return None
-    optimizer = subject.get("optimizer") if isinstance(subject, dict) else None
-    name = optimizer.get("name", "") if isinstance(optimizer, dict) else ""
     state = "finished" if (directory / RESULT).is_file() else "running" if is_running(directory) else "stopped"
-    task = str(task_stated(subject).get("name", ""))
     return {
         "id": place.id,
         "name": place.name,
-        "task": task,
-        "optimizer": str(name),
+        "task": str(subject["task"].get("name", "")),
+        "optimizer": str(subject["optimizer"].get("name", "")),
         "state": state,
         "started": started,
     }

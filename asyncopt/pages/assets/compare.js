@@ -3,6 +3,11 @@
 
 const LINES = [COLOURS.blue, COLOURS.vermillion, COLOURS.green, COLOURS.orange, COLOURS.purple, COLOURS.sky, COLOURS.grey, COLOURS.yellow];
 const MOST_LINES = 24;
+const MOST_NOTES = 3; // a sweep over many tasks has one for nearly every run
+
+function warning(note) {
+  return h("p", { class: "warning" }, note);
+}
 
 function comparison(documents, compared, choose) {
   const shown = documents.slice(0, MOST_LINES);
@@ -10,7 +15,8 @@ function comparison(documents, compared, choose) {
     "section",
     { id: "comparison", class: "card whole-width" },
     h("h2", {}, `${documents.length} runs compared`),
-    compared.notes.map((note) => h("p", { class: "warning" }, note)),
+    compared.notes.slice(0, MOST_NOTES).map(warning),
+    compared.notes.length > MOST_NOTES && h("details", {}, h("summary", {}, `${compared.notes.length - MOST_NOTES} more notes`), compared.notes.slice(MOST_NOTES).map(warning)),
     curves(shown),
     h("div", { class: "scroll", tabindex: "0" }, runsTable(documents, compared, choose)),
     compared.paired.length > 0 && [
@@ -58,7 +64,7 @@ function pairsTable(compared) {
     h("b", {}, points(one.difference)),
     `${points(one.low)} to ${points(one.high)}`,
     one.p === null ? NONE : one.p < 0.001 ? "< 0.001" : one.p.toFixed(3),
-    count(one.n),
+    one.left_out ? `${count(one.n)} (${count(one.left_out)} left out)` : count(one.n),
     `${count(one.only_this)} here, ${count(one.only_first)} there`,
   ]);
   return table("Paired differences", ["run", "difference", "95 % interval", "p", "n", "right in one alone"], rows);

@@ -15,7 +15,7 @@ function scoreChart() {
   const sources = h("div", { class: "legend" });
   const choice = h("div", { class: "choice", role: "group", "aria-label": "Horizontal axis" });
   const figures = asTable("Scores by step", ["step", "best so far", "mean", "calls", "cost"], () =>
-    state.doc.steps.map((row) => [stepName(row.step), score(row.best, state.doc.head.scored), score(row.mean, state.doc.head.scored), count(row.calls), money(row.usd)]),
+    state.doc.steps.map((row) => [stepName(row.step), bestScore(row, state.doc.head.scored), score(row.mean, state.doc.head.scored), count(row.calls), money(row.usd)]),
   );
   const draw = once((part) => drawScores(state, picture, part, { lines, sources, choice, redraw: () => draw({ ...part, axis: state.axis }) }));
   return {
@@ -50,10 +50,15 @@ function drawScores(state, picture, part, parts) {
   state.showLast();
 }
 
+// A best on a part of the examples may be followed by a lower one on all of them.
+function bestScore(row, scored) {
+  return `${score(row.best, scored)}${row.only ? ` on ${row.only} examples only` : ""}`;
+}
+
 function showScores(state, lines, place) {
   const row = state.steps[place];
   const validated = row && state.validations.filter((one) => one.step <= row.step).map((one) => one.score);
-  lines.show(row ? [score(row.best, state.scored), score(row.mean, state.scored), validated.length ? score(Math.max(...validated), state.scored) : NONE] : []);
+  lines.show(row ? [bestScore(row, state.scored), score(row.mean, state.scored), validated.length ? score(Math.max(...validated), state.scored) : NONE] : []);
 }
 
 function heights(state) {

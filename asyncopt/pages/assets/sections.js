@@ -35,13 +35,13 @@ function tiles() {
       const gain = held.best && held.initial ? points(held.best.score - held.initial.score) : null;
       const share = head.steps ? ` of ${head.steps}` : "";
       const all = [
-        tile(head.scored === "share" ? "best in training" : "lowest loss", score(best?.score, head.scored), best ? interval(best.low, best.high) || `from ${score(initial, head.scored)}` : null),
+        tile(head.scored === "share" ? "best in training" : "lowest loss", score(best?.score, head.scored), best ? `${interval(best.low, best.high)}${best.partial ? `, ${best.n} examples only` : ""}` || `from ${score(initial, head.scored)}` : null),
         held.best ? tile("held out", percent(held.best.score), `${interval(held.best.low, held.best.high)}${gain ? `, ${gain} points` : ""}`) : null,
         tile("steps", `${count(head.step)}${share}`, `${count(part.tried)} candidates`),
         tile("calls", compact(cost.calls), `${percent(cost.hit_share, 0)} from the cache`),
         tile("tokens", compact(cost.tokens), cost.usd ? money(cost.usd) : "no price known"),
         tile("time", duration(cost.seconds), cost.to_come && head.state === "running" ? `${duration(cost.to_come.seconds)} to come` : null),
-        busy !== null ? tile("limit in use", percent(busy, 0), "mean share") : null,
+        busy !== null ? tile("limit in use", percent(busy, 0), part.shared === null ? "mean share" : "mean share, whole sweep") : null,
       ];
       box.replaceChildren(...all.filter((one) => one !== null));
     }),
@@ -57,6 +57,7 @@ function tileParts(doc) {
     best: doc.candidates.find((one) => one.rank === 1) ?? null,
     initial: doc.candidates.find((one) => one.step < 0 && one.score !== null)?.score,
     held: { best: doc.held_out.find((one) => one.which === "best")?.test, initial: doc.held_out.find((one) => one.which === "initial")?.test },
+    shared: doc.activity.shared,
     busy: known.length ? known.reduce((sum, one) => sum + one, 0) / known.length : null,
   };
 }

@@ -31,11 +31,12 @@ function timeline() {
   ]);
   const why = h("div", { class: "legend", "aria-label": "Why not more calls were in flight" });
   const empty = h("p", { class: "note" }, "Nothing was recorded of what the engine did.");
+  const shared = h("p", { class: "note" });
   const figures = asTable("What the engine did", ["second", "in flight", "limit", "queued", "calls/s", "429/s", "limiting"], () => {
     const { t, in_flight, limit, queued, calls, throttled, limiting, names } = state.activity;
     return t.map((second, at) => [second, in_flight[at], limit[at], queued[at], calls[at], throttled[at], names[limiting[at]] ?? NONE].map((cell) => cell ?? NONE));
   });
-  const pictures = h("div", {}, flight.box, why, rates.box, busy.box, figures);
+  const pictures = h("div", {}, shared, flight.box, why, rates.box, busy.box, figures);
   return {
     box: h("div", {}, empty, pictures),
     update: once((activity) => {
@@ -44,10 +45,17 @@ function timeline() {
       empty.hidden = known;
       pictures.hidden = !known;
       if (!known) return;
+      shared.textContent = ofSweep(activity);
+      shared.hidden = activity.shared === null;
       why.replaceChildren(...shares(activity).map(([name, share]) => h("span", { title: limitingOf(name)[1] }, swatch(limitingOf(name)[0], "band"), limitingOf(name)[1], " ", h("b", {}, percent(share, 0)))));
       for (const one of [flight, rates, busy]) one.draw();
     }),
   };
+}
+
+/** What is to be said where several studies share one engine. */
+function ofSweep(part) {
+  return part.shared === null ? "" : `Of all studies of the sweep ${part.shared} together: one engine serves them.`;
 }
 
 /** How much of the time each reason held, longest first. */
@@ -148,7 +156,7 @@ function latency() {
       };
       const marks = ["p50", "p90", "p99"].map((name, row) => ({ label: `${name} ${duration(latency[name])}`, place: place(latency[name]), row }));
       const figures = asTable("Latency of calls", ["latency", "calls"], () => bars.map((bar) => [bar.label, count(bar.value)]));
-      return box.replaceChildren(histogram(`Latency of ${count(total)} calls`, bars, marks, box.clientWidth || 600), h("p", { class: "note" }, marks.map((mark) => mark.label).join(" · "), ` · ${count(total)} calls`), figures);
+      return box.replaceChildren(histogram(`Latency of ${count(total)} calls`, bars, marks, box.clientWidth || 600), h("p", { class: "note" }, marks.map((mark) => mark.label).join(" · "), ` · ${count(total)} calls`), ...(latency.shared === null ? [] : [h("p", { class: "note" }, ofSweep(latency))]), figures);
     }),
   };
 }
