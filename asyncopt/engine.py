@@ -279,6 +279,7 @@ class Model:
 
     @property
     def supports(self) -> Capabilities:
+        """What its endpoint can be asked for."""
         return self._dispatcher.endpoint.supports
 
     @property

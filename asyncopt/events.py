@@ -183,7 +183,9 @@ class Observer(Protocol):
     thread that is fed from here.
     """
 
-    def notify(self, event: Event) -> None: ...
+    def notify(self, event: Event) -> None:
+        """Take note of what has happened; nothing that is returned or raised changes it."""
+        ...
 
 
 class Events:

@@ -17,6 +17,8 @@ from asyncopt.errors import StudyFailed
 from asyncopt.tasks.task import Example, Metric, Task
 
 AT_ONCE = 4  # answers that are graded side by side, in all studies of a loop: Python code gains nothing from more
+# What np.isclose and comparisons in NumPy return; it is registered as no number, and its name is NumPy 2's and 1's.
+_NUMPY_BOOL = (("numpy", "bool"), ("numpy", "bool_"))
 MOST_HUNG = 8  # threads of one metric that did not come back; none can be stopped, and each may keep a core busy
 
 
@@ -105,8 +107,11 @@ def _run(metric: Metric, answer: str, example: Example, ended: SimpleQueue[_Grad
 
 def _checked(grade: object) -> float:
     """The grade as a number; what is none has no place between right and wrong."""
+    kind = type(grade)
+    if (kind.__module__, kind.__name__) in _NUMPY_BOOL:
+        grade = bool(grade)
     if not isinstance(grade, Real):
-        raise MetricFailed(f"a grade of type {type(grade).__name__}; wanted a number from 0 to 1")
+        raise MetricFailed(f"a grade of type {kind.__name__}; wanted a number from 0 to 1")
     try:
         number = float(grade)
     except OverflowError:  # an integer that no float can hold

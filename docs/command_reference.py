@@ -18,8 +18,8 @@ def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def said(name: str, command: Any) -> str:
-    """The text that ``--help`` prints, 100 columns wide."""
-    context = command.make_context(name, [], resilient_parsing=True, terminal_width=100, max_content_width=100)
+    """The text that ``--help`` prints, as wide as the page's column."""
+    context = command.make_context(name, [], resilient_parsing=True, terminal_width=90, max_content_width=90)
     return str(command.get_help(context))
 
 

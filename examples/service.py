@@ -41,10 +41,14 @@ async def engine_of_the_service(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+def is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
 def study_of(body: Any, model: Model) -> Study:
     """The study that a request asks for; raises ``ValueError`` for a body that asks for none."""
     match body:
-        case {"instruction": str(instruction), "examples": [_, _, *_] as pairs}:
+        case {"instruction": str(instruction), "examples": [_, _, *_] as pairs} if all(map(is_pair, pairs)):
             examples = [Example(number, str(given), str(wanted)) for number, (given, wanted) in enumerate(pairs)]
         case _:
             raise ValueError('wanted {"instruction": "...", "examples": [["input", "target"], two or more]}')

@@ -1,6 +1,6 @@
 """Studies inside a FastAPI service: one engine for all of them, progress by Server-Sent Events.
 
-Start it with ``uvicorn --app-dir examples service_fastapi:app`` and ask it with::
+Install ``fastapi`` and ``uvicorn``, start it with ``uvicorn --app-dir examples service_fastapi:app``, and ask it with::
 
     curl -N http://127.0.0.1:8000/improve -H 'Content-Type: application/json' \\
         -d '{"instruction": "Answer.", "examples": [["2+2", "4"], ["3+4", "7"]]}'

@@ -17,6 +17,7 @@ import pytest
 
 from asyncopt.cli import main
 from asyncopt.stats import wilson_interval
+from asyncopt.version import __version__
 
 pytestmark = pytest.mark.real
 
@@ -418,6 +419,7 @@ def test_a_wrong_key_ends_with_4_after_few_calls(environment: dict[str, str], tm
 
 def test_help_and_lists(environment: dict[str, str]) -> None:
     assert "resume" in call(environment, "--help").stdout
+    assert call(environment, "--version").stdout == f"asyncopt {__version__}\n"
     listed = call(environment, "tasks", "ls").stdout
     assert all(name in listed for name in ("antonym", "capital", "gsm8k", "bbh/navigate", "linear-regression"))
     assert all(json.loads(line)["name"] for line in call(environment, "tasks", "ls", "--json").stdout.splitlines())

@@ -134,7 +134,17 @@ def test_a_client_that_goes_away_takes_its_study_along(monkeypatch: pytest.Monke
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("body", [b"{}", b"no json", b'{"instruction": "A", "examples": [["1", "2"]]}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"no json",
+        b'{"instruction": "A", "examples": [["1", "2"]]}',
+        b'{"instruction": "A", "examples": [1, 2]}',
+        b'{"instruction": "A", "examples": [["1"], ["2", "2"]]}',
+        b'{"instruction": "A", "examples": ["12", {"3": 4, "5": 6}]}',
+    ],
+)
 def test_what_asks_for_no_study_is_a_bad_request(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     example = loaded("service", monkeypatch)
 

@@ -158,6 +158,7 @@ class Search:
         return Random(derived_seed(self.seed, step, purpose, index))
 
     def require_proposer(self) -> Model:
+        """The model that is asked for proposals; raises :class:`ConfigError` where there is none."""
         if self.proposer is None:
             raise ConfigError("this optimizer asks a model for proposals; name one with --proposer or proposer=")
         return self.proposer
@@ -170,10 +171,14 @@ class Optimizer(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called, in the manifest and in run directories' names."""
+        ...
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """How many steps a whole search has."""
+        ...
 
     def check(self, task: AnyTask, scorer: Model | None, proposer: Model | None) -> None:
         """Raise :class:`ConfigError` if this task or these models cannot be used, before any call."""
@@ -183,4 +188,6 @@ class Optimizer(Protocol):
         """How this optimizer's candidates answer an example."""
         ...
 
-    async def run(self, search: Search) -> None: ...
+    async def run(self, search: Search) -> None:
+        """Search until the last step has ended; what was found is in the search's history."""
+        ...

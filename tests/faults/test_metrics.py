@@ -9,6 +9,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
+import numpy
 import pytest
 from fakes import FakeEndpoint, echo, run_virtual
 
@@ -129,8 +130,8 @@ def test_where_a_metric_fails_for_one_example_the_others_have_their_grades() -> 
     assert not done.complete
 
 
-@pytest.mark.parametrize("grade", [True, 1, 0.5, 0])
-def test_every_number_from_0_to_1_is_a_grade(grade: float) -> None:
+@pytest.mark.parametrize("grade", [True, 1, 0.5, 0, numpy.True_, numpy.float32(0.5)])
+def test_every_number_from_0_to_1_is_a_grade(grade: Any) -> None:
     assert evaluated(task_of(lambda *_: grade)).scores == [float(grade)] * len(EXAMPLES)
 
 
