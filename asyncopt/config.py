@@ -84,6 +84,7 @@ class OptimizerConfig(BaseModel):
     racing: float | None = Field(default=None, gt=0, lt=1)
     validate_every: _Count | None = Field(default=None, ge=1)
     patience: _Count | None = Field(default=None, ge=1)
+    scoring_calls: _Count | None = Field(default=None, ge=1)
     meta_prompt: MetaPrompt = "instruction-tuned"
     history_order: HistoryOrder = "ascending"
     score_buckets: ScoreBuckets = 100

@@ -37,6 +37,7 @@ _LATER_OPTIONS: dict[str, Any] = {
     "racing": None,
     "validate_every": None,
     "patience": None,
+    "scoring_calls": None,
     "meta_prompt": "instruction-tuned",
     "history_order": "ascending",
     "score_buckets": 100,

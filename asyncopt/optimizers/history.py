@@ -83,6 +83,11 @@ class History:
         """How many different candidates were tried, starting points included."""
         return len(self._places)
 
+    def entry(self, candidate: str) -> Entry | None:
+        """The first entry of this candidate; None if it was not tried."""
+        place = self._places.get(candidate)
+        return None if place is None else self._entries[place]
+
     @property
     def digest(self) -> str:
         """A name for everything that was added, in its order."""

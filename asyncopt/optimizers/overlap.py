@@ -30,6 +30,10 @@ class Overlap:
     scored on the validation examples beside the step that follows (OPRO, section 5.4, where it is every third); the
     best of these scores then decides which candidate is chosen. After ``patience`` validations without a better score
     the search ends.
+
+    ``scoring_calls`` is how many answers the search may score on training examples, starting points included and
+    whether or not they came from the cache: the budget on which optimizers are compared. No candidate is begun that
+    it does not cover, and the search ends where it covers none.
     """
 
     lag: int = 0
@@ -37,6 +41,7 @@ class Overlap:
     racing: float | None = None
     validate_every: int | None = None
     patience: int | None = None
+    scoring_calls: int | None = None
 
     def check_overlap(self) -> None:
         """Raise :class:`ConfigError` for settings that mean nothing."""
@@ -49,7 +54,7 @@ class Overlap:
         if self.quorum is not None and self.racing is not None:
             # A race goes by a fixed order of the examples and asks few at a time; a quorum takes whichever come first.
             raise ConfigError("quorum and racing are both on; choose one of them")
-        for name in ("validate_every", "patience"):
+        for name in ("validate_every", "patience", "scoring_calls"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1, or left out")
@@ -60,36 +65,46 @@ class Overlap:
         """Candidates are instructions, which the task's template puts into one prompt."""
         return PROMPTED
 
-    def check_examples(self, task: AnyTask) -> None:
-        """Raise :class:`ConfigError` where a task has no examples to be decided on."""
+    def check_examples(self, task: AnyTask, starts: int | None = None) -> None:
+        """Raise :class:`ConfigError` where a task has no examples to be decided on, or too few calls for a start.
+
+        ``starts`` is how many starting points there are; by default the task's.
+        """
         if not isinstance(task, Task):
-            if self.quorum is not None or self.racing is not None or self.validate_every is not None:
+            by_examples = (self.quorum, self.racing, self.validate_every, self.scoring_calls)
+            if any(option is not None for option in by_examples):
                 raise ConfigError(
-                    f"quorum, racing and validation decide by examples, and {task.name} has none; leave them off"
+                    f"quorum, racing, validation and scoring_calls go by examples, and {task.name} has none; "
+                    "leave them off"
                 )
             return
         if not task.train:
             raise ConfigError(f"{task.name} has no training examples to search with; give it a train_ratio above 0")
         if self.validate_every is not None and not task.validation:
             raise ConfigError(f"{task.name} has no validation examples; give it a validation_ratio above 0")
+        starts = len(set(task.initial)) if starts is None else starts
+        least = (starts + 1) * len(task.train)
+        if self.scoring_calls is not None and self.scoring_calls < least:
+            raise ConfigError(
+                f"scoring_calls is {self.scoring_calls}; the {starts} starting points and one candidate take {least} "
+                f"on the {len(task.train)} training examples of {task.name}; raise it, or limit the examples"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a search does in its steps: ``samples`` proposals in each, made by ``propose(step, index, seen)``.
 
-    ``solved`` says whether a candidate is the optimum, so that the search ends.
+    ``solved`` says whether a candidate is the optimum, so that the search ends. With ``repeats`` a candidate that was
+    tried before joins the history once more with the score that it has; else it is dropped.
     """
 
     steps: int
     samples: int
     initial: Sequence[str]
     propose: Propose
-    solved: Callable[[str], bool]
-
-    def count(self, step: int) -> int:
-        """How many samples the step has."""
-        return len(self.initial) if step == START else self.samples
+    solved: Callable[[str], bool] = lambda _: False
+    repeats: bool = False
 
 
 def is_validated(step: int, steps: int, every: int | None) -> bool:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from asyncopt.errors import AsyncoptError, StudyFailed, first_error
 from asyncopt.optimizers.base import Search, Seen, Validated, comparable, derived_seed
-from asyncopt.optimizers.history import Entry
+from asyncopt.optimizers.history import Entry, History
 from asyncopt.optimizers.overlap import START, Overlap, Plan, Proposal, is_validated
 from asyncopt.optimizers.script import Decision
 from asyncopt.racing import Floor, alpha_of
+from asyncopt.tasks.task import Task
 
 
 async def run_steps(search: Search, options: Overlap, plan: Plan) -> None:
@@ -33,7 +34,7 @@ class _Step:
     seen: Seen
     floor: Floor | None
     undecided: int
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[tuple[str, int], Entry] = field(default_factory=dict)  # by candidate, and by who scored it
 
 
 @dataclass(slots=True)
@@ -80,7 +81,28 @@ class _Loop:
     def _over(self) -> bool:
         head = None if self._script is None else self._script.head
         working = self._steps or self._ready or self._tasks or self._validating is not None
-        return self._ended or (head is None and not working and self._next >= self._plan.steps)
+        return self._ended or (head is None and not working and self._none_left())
+
+    def _none_left(self) -> bool:
+        """Whether no further step can begin."""
+        return self._next >= self._plan.steps or (self._next > START and not self._allowed(self._search.history))
+
+    def _allowed(self, history: History) -> int:
+        """How many samples a step after this history may have, by the plan and by the scoring calls that are left."""
+        limit = self._options.scoring_calls
+        if limit is None:
+            return self._plan.samples
+        assert isinstance(self._search.task, Task)
+        all_of_them = len(self._search.task.train)
+        tried = {entry.candidate: entry for entry in history.entries}
+        used = sum(all_of_them if entry.stopped is None else entry.stopped for entry in tried.values())
+        return max(limit - used, 0) // all_of_them
+
+    def _count(self, seen: Seen) -> int:
+        """How many samples a step has, from what it sees alone, so that a step that goes on has as many."""
+        if seen.step == START:
+            return len(self._plan.initial)
+        return min(self._plan.samples, self._allowed(seen.history))
 
     # -- decisions -----------------------------------------------------------------------------------------------------
 
@@ -110,7 +132,12 @@ class _Loop:
         started = self._next == START or START not in self._steps
         # Without lag a step's entries join at its end, for which a validation may still have to come.
         seen = self._options.lag > 0 or not self._steps
-        return self._next < self._plan.steps and started and seen and undecided <= self._options.lag
+        if self._none_left() or not started or not seen or undecided > self._options.lag:
+            return False
+        if self._options.scoring_calls is None or not undecided:
+            return True
+        # With few calls left they are dealt out when it is known what the candidates under way take of them.
+        return self._allowed(self._search.history) >= self._plan.samples + undecided
 
     async def _follow(self, head: Decision, group: asyncio.TaskGroup) -> bool:
         """Make the recorded decision if its time has come."""
@@ -135,7 +162,7 @@ class _Loop:
 
     def _begin(self, group: asyncio.TaskGroup) -> None:
         seen = self._search.begin_step(self._next)
-        self._launch(group, seen, range(self._plan.count(self._next)))
+        self._launch(group, seen, range(self._count(seen)))
         self._next += 1
 
     def _join(self, entry: Entry) -> None:
@@ -160,7 +187,8 @@ class _Loop:
     # -- validation ----------------------------------------------------------------------------------------------------
 
     def _validates(self, step: int) -> bool:
-        return is_validated(step, self._plan.steps, self._options.validate_every)
+        every = self._options.validate_every
+        return is_validated(step, self._plan.steps, every) or (every is not None and self._none_left())
 
     def _start_validation(self, step: int, group: asyncio.TaskGroup) -> None:
         """Validate the step's candidates and the best so far while the next step goes on.
@@ -236,6 +264,10 @@ class _Loop:
             proposal: Proposal | None = (self._plan.initial[index], "initial")
         else:
             proposal = await self._plan.propose(step.number, index, step.seen)
+        known = step.seen.history.entry(proposal[0]) if proposal is not None and self._plan.repeats else None
+        if known is not None and proposal is not None:
+            self._scored(step, replace(known, step=step.number, index=index, source=proposal[1]))
+            return
         if not self._claim(step.number, index, proposal):
             step.undecided -= 1
             return
@@ -266,18 +298,21 @@ class _Loop:
 
     def _credited(self, entry: Entry) -> Entry:
         claim = self._claims.get(entry.candidate)
-        return entry if claim is None else replace(entry, index=claim.index, source=claim.source)
+        if claim is None or claim.step != entry.step:  # a repeated candidate keeps its place
+            return entry
+        return replace(entry, index=claim.index, source=claim.source)
 
     def _scored(self, step: _Step, entry: Entry) -> None:
         """Take in an entry from a quorum or from all examples; it joins with its step, or alone if that is over."""
-        first = entry.candidate not in step.entries
+        key = (entry.candidate, entry.index)
+        first = key not in step.entries
         step.undecided -= first
         recorded = None if self._script is None else self._script.provisional(step.number, entry.index)
         alone = self._options.lag > 0 or step.number not in self._steps or (recorded is not None and not first)
         if alone:
             self._ready.append(entry)
         if first or not alone:
-            step.entries[entry.candidate] = entry
+            step.entries[key] = entry
         self._changed.set()
 
     # -- going on ------------------------------------------------------------------------------------------------------
@@ -296,10 +331,10 @@ class _Loop:
                 self._task(group, self._late(entry))
         for seen in self._search.unfinished:
             done = {entry.index: entry for entry in entries if entry.step == seen.step}
-            step = self._launch(group, seen, (i for i in range(self._plan.count(seen.step)) if i not in done))
-            step.entries = {entry.candidate: entry for entry in done.values()}
+            step = self._launch(group, seen, (i for i in range(self._count(seen)) if i not in done))
+            step.entries = {(entry.candidate, entry.index): entry for entry in done.values()}
             self._next = max(self._next, seen.step + 1)
-            if seen.step != START and any(self._plan.solved(candidate) for candidate in step.entries):
+            if seen.step != START and any(self._plan.solved(candidate) for candidate, _ in step.entries):
                 self._solved = seen.step
 
     async def _late(self, entry: Entry) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from asyncopt.codec import clean
-from asyncopt.optimizers.opro.domain import Reading
+from asyncopt.optimizers.asking import Reading
 from asyncopt.optimizers.opro.formats import MARKS
 from asyncopt.tasks.task import Task
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, Protocol, TypeAlias
 
+from asyncopt.optimizers.asking import Reading
 from asyncopt.optimizers.base import Seen
 from asyncopt.optimizers.history import Entry
 from asyncopt.values import Prompt
@@ -22,14 +23,6 @@ class Ask:
     prompt: Prompt
     grammar: str | None = None
     stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What was read out of an answer: a solution as ``text``, or None and in a few words why there is none."""
-
-    text: str | None
-    reason: str = ""
 
 
 class Domain(Protocol):

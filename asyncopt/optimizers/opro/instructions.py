@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from random import Random
 
 from asyncopt.optimizers import rewriting
+from asyncopt.optimizers.asking import Reading
 from asyncopt.optimizers.base import Seen, derived_seed
 from asyncopt.optimizers.history import Entry
 from asyncopt.optimizers.opro import formats
 from asyncopt.optimizers.opro.candidates import first_line, usable, usable_faithfully
-from asyncopt.optimizers.opro.domain import Ask, Reading, Style
+from asyncopt.optimizers.opro.domain import Ask, Style
 from asyncopt.optimizers.opro.exemplars import chosen_exemplars
 from asyncopt.optimizers.opro.options import MetaPromptOptions
 from asyncopt.tasks.task import Task

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from asyncopt import codec
 from asyncopt.engine import Model
-from asyncopt.errors import CallFailed, ConfigError, EndpointUnusable
-from asyncopt.optimizers.base import AnyTask, Search, Seen, derived_seed
-from asyncopt.optimizers.opro.domain import STYLES, Ask, Domain, Reading, Style
+from asyncopt.errors import ConfigError
+from asyncopt.optimizers.asking import Answers, Proposed, asked
+from asyncopt.optimizers.base import AnyTask, Search, Seen
+from asyncopt.optimizers.opro.domain import STYLES, Domain, Style
 from asyncopt.optimizers.opro.instructions import InstructionDomain
 from asyncopt.optimizers.opro.options import MetaPromptOptions
 from asyncopt.optimizers.opro.pairs import PairDomain
@@ -21,40 +20,7 @@ from asyncopt.optimizers.steps import run_steps
 from asyncopt.tasks.linear_regression import LinearRegression
 from asyncopt.tasks.task import Task
 from asyncopt.tasks.tsp import TSP
-from asyncopt.values import Generate, Priority, Sampling
-
-_NOTED = 100  # characters of an answer that held nothing usable
-
-
-class _Answers:
-    """Counts the proposer's answers that held nothing usable, and says so once they are all of a step's, or at the end.
-
-    One line for each would hide everything else where a small model proposes; the trace has them all.
-    """
-
-    def __init__(self, search: Search, first: int) -> None:
-        self._search = search
-        self._first = first
-        self._asked = self._unusable = self._noted = 0
-        self._reasons: Counter[str] = Counter()
-        self._last = ""
-
-    def count(self, answer: str, reading: Reading) -> None:
-        self._asked += 1
-        if reading.text is None:
-            self._unusable += 1
-            self._reasons[reading.reason] += 1
-            self._last = answer
-        if self._asked == self._unusable == self._first:
-            self.sum_up()
-
-    def sum_up(self) -> None:
-        if self._unusable > self._noted:
-            self._noted = self._unusable
-            last = codec.printable(self._last, _NOTED) or "nothing"
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self._reasons.most_common())
-            counts = f"{self._unusable} of {self._asked} answers of the proposer held no usable solution ({reasons})"
-            self._search.note(f"{counts}; the last one said: {last}")
+from asyncopt.values import Sampling
 
 
 @dataclass(frozen=True)
@@ -121,7 +87,7 @@ class OPRO(Overlap, MetaPromptOptions):
     async def run(self, search: Search) -> None:
         domain = domain_of(search.task, self.styles, self, search.seed)
         proposer = search.require_proposer()
-        answers = _Answers(search, self.samples_per_step)
+        answers = Answers(search, self.samples_per_step)
 
         async def propose(step: int, index: int, seen: Seen) -> Proposal | None:
             return await self._propose(search, domain, proposer, answers, step, index, seen)
@@ -134,7 +100,7 @@ class OPRO(Overlap, MetaPromptOptions):
         search: Search,
         domain: Domain,
         proposer: Model,
-        answers: _Answers,
+        answers: Answers,
         step: int,
         index: int,
         seen: Seen,
@@ -145,43 +111,20 @@ class OPRO(Overlap, MetaPromptOptions):
         for attempt in range(self.attempts):
             again = f":{attempt}" if attempt else ""
             ask = domain.ask(style, view, seen, search.rng(step, f"ask{again}", index))
-            answer = await self._answer(search, proposer, ask, step, index, f"propose{again}")
+            sampling = Sampling(
+                temperature=self._temperature(step),
+                max_tokens=self.max_tokens,
+                stop=ask.stop,
+                grammar=ask.grammar if proposer.supports.grammar else None,
+            )
+            answer = await asked(search, ask.prompt, sampling, step, index, f"propose{again}")
             if answer is None:
                 return None
             reading = domain.read(style, answer)
-            prompt = [[message.role, message.content] for message in Generate.of(ask.prompt).prompt]
-            place = {"step": step, "index": index, "attempt": attempt, "source": style}
-            known = reading.text is not None and reading.text in seen.history
-            rejected = "tried before" if known else reading.reason
-            said = {"answer": answer, "candidate": reading.text, "rejected": rejected}
-            search.trace("proposal", {**place, "prompt": prompt, **said})
-            answers.count(answer, reading)
+            answers.take(Proposed(step, index, style, attempt), ask.prompt, answer, reading, seen)
             if reading.text is not None:
                 return reading.text, style
         return None
-
-    async def _answer(
-        self, search: Search, proposer: Model, ask: Ask, step: int, index: int, purpose: str
-    ) -> str | None:
-        """What the proposer says; None where the call failed for good."""
-        number = derived_seed(search.seed, step, purpose, index)
-        sampling = Sampling(
-            temperature=self._temperature(step),
-            max_tokens=self.max_tokens,
-            stop=ask.stop,
-            seed=number if proposer.supports.seed else None,
-            draw=number,  # two studies that start with the same meta-prompt must not get the same samples
-            grammar=ask.grammar if proposer.supports.grammar else None,
-        )
-        try:
-            completion = await proposer.submit(Generate.of(ask.prompt, sampling), priority=Priority.PROPOSE)
-        except EndpointUnusable:
-            raise
-        except CallFailed as error:
-            search.proposals.lost(step, error)
-            return None
-        search.proposals.came(step)
-        return completion.text
 
     def _temperature(self, step: int) -> float:
         """The step's temperature, T0 + step / steps (T1 - T0): the last step stays short of T1 (reference code)."""

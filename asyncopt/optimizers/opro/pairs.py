@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from math import isfinite
 from random import Random
 
+from asyncopt.optimizers.asking import Reading
 from asyncopt.optimizers.base import Seen
 from asyncopt.optimizers.history import Entry
-from asyncopt.optimizers.opro.domain import Ask, Reading, Style
+from asyncopt.optimizers.opro.domain import Ask, Style
 from asyncopt.tasks.linear_regression import format_pair, parse_pair
 from asyncopt.templates import packaged
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
+from asyncopt.optimizers.asking import Reading
 from asyncopt.optimizers.base import Seen
 from asyncopt.optimizers.history import Entry
-from asyncopt.optimizers.opro.domain import Ask, Reading, Style
+from asyncopt.optimizers.opro.domain import Ask, Style
 from asyncopt.tasks.tours import format_tour, parse_tour
 from asyncopt.tasks.tsp import TSP
 from asyncopt.templates import packaged
