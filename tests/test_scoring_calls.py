@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from test_overlap import LAG, OPTIMIZER, RACING, TASK, Slow, history_of, run
 
 from asyncopt import MemoryCache
 from asyncopt.errors import ConfigError
@@ -14,7 +15,6 @@ from asyncopt.optimizers.base import Search, Seen
 from asyncopt.optimizers.overlap import Overlap, Plan, Proposal
 from asyncopt.optimizers.steps import run_steps
 from asyncopt.tasks.linear_regression import LinearRegression
-from tests.test_overlap import LAG, OPTIMIZER, RACING, TASK, Slow, history_of, run
 
 LONG = replace(OPTIMIZER, steps=100)
 CALLS = 10 * len(TASK.train) + 7  # the start, nine more, and too few for another
