@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 import anyio
@@ -15,7 +15,7 @@ from asyncopt.evaluation import PROMPTED, Evaluation, Item, Program, evaluate
 from asyncopt.events import Events
 from asyncopt.limits.budget import UNLIMITED, Account, Budget, require_price
 from asyncopt.result import Measured
-from asyncopt.stats import paired_grades
+from asyncopt.stats import Verdict, judged, paired_grades
 from asyncopt.tasks.task import Example, Fold, Split, Task
 
 
@@ -60,9 +60,9 @@ class Comparison:
     """An instruction against the first, on the ``n`` examples that both have a score for; ``left_out`` are the others.
 
     ``difference`` is its mean grade less the first's, with the 95 % interval [``low``, ``high``]. ``only_first`` and
-    ``only_this`` count the examples that one of the two alone got right, and ``p`` is the exact two-sided McNemar test
-    on them, None where grades between 0 and 1 make that test meaningless. It is not corrected for how many
-    instructions were compared.
+    ``only_this`` count the examples that one of the two alone got right. ``p`` is two-sided: McNemar's exact test on
+    these, or Student's on the differences where grades lie between 0 and 1. ``p_holm`` is p adjusted by Holm for how
+    many instructions were compared with the first, and the ``verdict`` is by that, at 5 %.
     """
 
     number: int
@@ -73,7 +73,9 @@ class Comparison:
     high: float
     only_first: int
     only_this: int
-    p: float | None
+    p: float
+    p_holm: float = 1.0
+    verdict: Verdict = "no difference shown"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class Assessment:
         """Every other instruction against the first, where they have examples with a score in common."""
         first, *others = self.evaluations
         compared = (_compared(number, first, other) for number, other in enumerate(others, 2))
-        return [comparison for comparison in compared if comparison is not None]
+        known = [comparison for comparison in compared if comparison is not None]
+        found = judged([(one.difference, one.p) for one in known])
+        return [replace(one, p_holm=p, verdict=verdict) for one, (p, verdict) in zip(known, found, strict=True)]
 
     def rows(self) -> Iterator[Row]:
         """All (instruction, example) pairs: instruction by instruction, the examples in the order of the fold."""

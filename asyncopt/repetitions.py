@@ -11,7 +11,7 @@ from typing import Any
 
 from asyncopt import codec
 from asyncopt.result import Measured, Result, Scored
-from asyncopt.stats import mean_sd, t_interval, top_k
+from asyncopt.stats import Spread, top_k
 from asyncopt.sweep import Ended
 
 _OVER_TASKS = ("train", "validation", "held_out", "overall", "gain")
@@ -21,25 +21,6 @@ _COLUMNS = (
     *("random_steps", "random_solved", "random_unique", "random_loss", "random_gap"),
     *("calls", "cache_hits", "tokens", "usd", "seconds", "unscored"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """The mean over ``n`` seeds, their sample standard deviation, and Student's 95 % interval for the mean.
-
-    One seed alone has no deviation and no interval: they are None.
-    """
-
-    mean: float
-    sd: float | None
-    n: int
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        low, high = t_interval(values) or (None, None)
-        return cls(*mean_sd(values), len(values), low, high)
 
 
 @dataclass(frozen=True, slots=True)

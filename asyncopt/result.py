@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from asyncopt.notebook import html_table
-from asyncopt.stats import wilson_interval
+from asyncopt.stats import Verdict, paired_grades, verdict, wilson_interval
 
 Part = TypeVar("Part")
 
@@ -64,6 +64,31 @@ class Spending:
         return Spending(*(getattr(self, name) - getattr(part, name) for name in Spending.__slots__))
 
 
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """By how much the best candidate's held-out score is above the initial one's, on the ``n`` examples of both.
+
+    ``low`` and ``high`` are the ends of the 95 % interval of the paired difference, ``p`` is two-sided, and the
+    ``verdict`` on the best candidate is by that, at 5 %. It is about these two on new examples, not about other seeds.
+    """
+
+    n: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    verdict: Verdict
+
+    @classmethod
+    def of(cls, initial: Mapping[int, float], best: Mapping[int, float]) -> Gain | None:
+        """The gain, given the grades by the example's number; None without examples of both, or for grades beyond 1."""
+        pairs = [(initial[number], best[number]) for number in sorted(initial.keys() & best.keys())]
+        if not pairs or not all(0 <= grade <= 1 for pair in pairs for grade in pair):
+            return None
+        difference, low, high, _, _, p = paired_grades(pairs)
+        return cls(len(pairs), difference, low, high, p, verdict(difference, p))
+
+
 @dataclass(frozen=True)
 class Result:
     """What a study found and what it took. ``steps`` counts finished steps; ``calls`` requests sent, retries included.
@@ -75,7 +100,8 @@ class Result:
 
     ``outcomes`` counts how the examples of all candidates ended, on all folds that they were asked on: ``scored``,
     ``refused``, ``failed:transient`` and so on; None for problems that no model scores, and of older versions.
-    ``lost_proposals`` counts the calls for proposals that failed for good.
+    ``lost_proposals`` counts the calls for proposals that failed for good. ``gain`` is what the search has gained over
+    the initial candidate; None where it kept that one.
 
     The fields from ``start`` on are for problems that no model scores, and None elsewhere: the starting points with
     their losses, the lowest loss there is, how many different solutions were tried, whether the best one is the
@@ -102,6 +128,7 @@ class Result:
     lost_proposals: int = 0
     search: Spending | None = None
     test: Spending | None = None
+    gain: Gain | None = None
     start: list[list[Any]] | None = None
     optimum_loss: float | None = None
     unique_pairs: int | None = None
@@ -150,7 +177,8 @@ def result_of(data: Mapping[str, Any]) -> Result:
         names = ("train", "held_out", "validation")
         return Scored(**{**value, **{name: _built(Measured, value.get(name)) for name in names}})
 
-    parts = {name: _built(Spending, data.get(name)) for name in ("search", "test")}
+    parts: dict[str, Any] = {name: _built(Spending, data.get(name)) for name in ("search", "test")}
+    parts["gain"] = _built(Gain, data.get("gain"))
     return Result(**{**data, **parts, "best": scored(data["best"]), "initial": scored(data["initial"])})
 
 

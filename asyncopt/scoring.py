@@ -15,7 +15,7 @@ from asyncopt.optimizers.base import AnyTask, Validated
 from asyncopt.optimizers.history import Entry
 from asyncopt.outcomes import Ends, ends_of
 from asyncopt.racing import Floor
-from asyncopt.result import Measured, Scored
+from asyncopt.result import Gain, Measured, Scored
 from asyncopt.tasks.task import Split, Task
 
 
@@ -33,6 +33,7 @@ class Scorer:
         self._chronicle = chronicle
         self._program = program
         self._missing: dict[str, int] = {}
+        self._held_out: dict[str, dict[int, float]] = {}  # by candidate, then by example
 
     async def __call__(
         self,
@@ -179,6 +180,8 @@ class Scorer:
         done = await self._on(self._examiner, "test", entry.candidate)
         self._chronicle.outcomes.take("test", entry.candidate, ends_of(done, self._task.test))
         self._missing[entry.candidate] = self._unscored(entry, seen, done)
+        scores = {item.example: item.score for item in done.items if item.score is not None}
+        self._held_out[entry.candidate] = scores
         self._chronicle.trace("test", {"candidate": entry.candidate, "items": self._traced(done)})
         held_out = Measured.of(sum(done.scores), len(done.scores))
         return Scored(
@@ -191,6 +194,12 @@ class Scorer:
         train = 0 if entry.complete else len(self._task.train) - entry.examples
         validated = 0 if validation is None else len(self._task.validation) - validation.n
         return train + validated + len(self._task.test) - len(test.scores)
+
+    def gain(self, initial: Scored, best: Scored) -> Gain | None:
+        """What two measured candidates have gained over each other on the held-out examples; None for one candidate."""
+        if initial.candidate == best.candidate:
+            return None
+        return Gain.of(self._held_out.get(initial.candidate, {}), self._held_out.get(best.candidate, {}))
 
     def missing(self, scored: Scored) -> int:
         """How many examples of a measured candidate have no score."""

@@ -91,6 +91,20 @@ def test_pairs_are_compared_by_the_exact_test_on_the_same_examples() -> None:
     assert third.low < 0 < third.high
 
 
+def test_p_is_adjusted_for_how_many_are_compared_and_the_verdict_is_by_that() -> None:
+    many, all_of_them = "1 2 3 4 5 6 7 8 9", "0 1 2 3 4 5 6 7 8 9"
+    alone = assessed(Marked(), lambda model: evaluate_instructions(model, TASK, ["0 9", many]))
+    (one,) = alone.comparisons()
+    assert (one.p, one.p_holm, one.verdict) == (0.0390625, 0.0390625, "better")
+    several = assessed(Marked(), lambda model: evaluate_instructions(model, TASK, ["0 9", many, "0", all_of_them]))
+    found = several.comparisons()
+    assert [pair.p for pair in found] == [0.0390625, 1.0, 2 / 2**8]
+    assert [pair.p_holm for pair in found] == [2 * 0.0390625, 1.0, 3 * 2 / 2**8]
+    assert [pair.verdict for pair in found] == ["no difference shown", "no difference shown", "better"]
+    plain = several.to_json()["comparisons"]
+    assert [(pair["p_holm"], pair["verdict"]) for pair in plain] == [(pair.p_holm, pair.verdict) for pair in found]
+
+
 def test_a_call_that_failed_is_never_a_zero_and_its_pair_is_left_out() -> None:
     done = assessed(Marked(), lambda model: evaluate_instructions(model, TASK, ["0 1 !2 !3", "0 !1 2"]))
     first, second = done.scores()
@@ -112,7 +126,7 @@ def test_instructions_without_a_common_score_are_not_compared() -> None:
     assert done.scores()[0].measured is None
 
 
-def test_grades_between_0_and_1_have_a_difference_and_no_exact_test() -> None:
+def test_grades_between_0_and_1_are_compared_by_students_test() -> None:
     class Partly(Task):
         def grade(self, answer: str, example: Example, prompt: str = "") -> float:
             return 0.5 if answer == "-5" else 1.0
@@ -120,7 +134,10 @@ def test_grades_between_0_and_1_have_a_difference_and_no_exact_test() -> None:
     task = Partly("partly", "number", TASK.train, TASK.test)
     done = assessed(Marked(), lambda model: evaluate_instructions(model, task, ["", "0 1"]))
     (pair,) = done.comparisons()
-    assert (pair.p, pair.difference) == (None, pytest.approx(0.1))
+    from scipy.stats import ttest_1samp
+
+    assert pair.difference == pytest.approx(0.1)
+    assert pair.p == pytest.approx(ttest_1samp([0.5, 0.5] + [0.0] * 8, 0).pvalue)
 
 
 def test_grades_that_are_no_shares_are_refused() -> None:

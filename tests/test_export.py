@@ -24,7 +24,7 @@ from asyncopt.directory import JOURNAL
 from asyncopt.errors import StudyFailed
 from asyncopt.records import COLUMNS
 from asyncopt.records.compare import compare
-from asyncopt.stats import mcnemar_p, paired_difference
+from asyncopt.stats import mcnemar_p, paired_difference, verdict
 from asyncopt.tasks.linear_regression import LinearRegression
 
 
@@ -179,6 +179,16 @@ def test_the_difference_is_of_the_same_held_out_examples(runs: tuple[Path, Path]
     assert (paired.difference, paired.low, paired.high) == paired_difference(*zip(*pairs, strict=True))  # type: ignore[arg-type]
     assert paired.only_this == pairs.count((0.0, 1.0)) > paired.only_first == pairs.count((1.0, 0.0))
     assert paired.p == mcnemar_p(paired.only_first, paired.only_this)
+    assert paired.p_holm == paired.p
+
+
+def test_runs_are_adjusted_for_how_many_are_compared(runs: tuple[Path, Path]) -> None:
+    loaded = [load_run(directory) for directory in runs]
+    (alone,) = compare(loaded).paired
+    found = compare([*loaded, loaded[1], loaded[1]]).paired
+    assert [one.p_holm for one in found] == [min(3 * alone.p, 1.0)] * 3
+    assert alone.verdict == verdict(alone.difference, alone.p)
+    assert found[0].verdict == verdict(alone.difference, 3 * alone.p)
 
 
 def test_examples_that_one_run_has_no_score_for_are_left_out(tmp_path: Path, runs: tuple[Path, Path]) -> None:
@@ -235,6 +245,9 @@ def test_the_comparison_as_text_and_as_json(runs: tuple[Path, Path], capsys: pyt
     text = capsys.readouterr().out
     assert f"{100 * value['paired'][0]['difference']:+.1f} points" in text
     assert all(one["best"] in text for one in value["standings"])
+    assert f"{value['paired'][0]['verdict']} (p = {value['paired'][0]['p']:.2g})" in text
+    compare_runs([*runs, runs[1]], json=False)
+    assert "by Holm over 2)" in capsys.readouterr().out
 
 
 def test_one_run_is_nothing_to_compare(runs: tuple[Path, Path]) -> None:

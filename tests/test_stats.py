@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncopt.stats import mcnemar_p, mean_sd, paired_difference, t_interval, top_k, wilson_interval
+from asyncopt.stats import (
+    crossed_difference,
+    holm,
+    judged,
+    mcnemar_p,
+    mean_sd,
+    paired_difference,
+    paired_p,
+    paired_t,
+    t_interval,
+    top_k,
+    verdict,
+    wilson_interval,
+)
 
 VALUES = st.floats(-1e6, 1e6)
 
@@ -159,3 +173,164 @@ def test_a_difference_needs_the_same_items(first: list[float], second: list[floa
 def test_the_ends_of_an_interval_are_exact_where_nothing_or_everything_is_right() -> None:
     assert wilson_interval(0, 6)[0] == 0.0
     assert wilson_interval(6, 6)[1] == 1.0
+
+
+@pytest.mark.parametrize("differences", [[0.1, -0.2, 0.5], [1.0, 0.0, 0.5, 0.5], [0.03, 0.01]])
+def test_the_paired_test_is_students(differences: list[float]) -> None:
+    from scipy.stats import ttest_1samp
+
+    wanted = ttest_1samp(differences, 0)
+    found = paired_t(differences)
+    assert found == pytest.approx((np.mean(differences), *wanted.confidence_interval(0.95), wanted.pvalue))
+
+
+@pytest.mark.parametrize("differences", [[0.3], [0.3, 0.3, 0.3], [0.0, 0.0]])
+def test_differences_that_do_not_vary_are_no_ground_for_students_test(differences: list[float]) -> None:
+    assert paired_t(differences) is None
+
+
+def test_the_p_value_of_a_pair_is_exact_for_rights_and_wrongs_and_students_between() -> None:
+    assert paired_p([1.0] * 8 + [-1.0] + [0.0] * 30) == mcnemar_p(1, 8)
+    partly = [0.5] * 8 + [-1.0] + [0.0] * 30
+    assert paired_p(partly) == paired_t(partly)[3]  # type: ignore[index]
+    assert paired_p([0.5] * 6) == mcnemar_p(0, 6)  # all for the one, and nothing to estimate a spread from
+    assert paired_p([0.0] * 6) == 1.0
+
+
+# -- several at once ---------------------------------------------------------------------------------------------------
+
+
+def test_holm_of_the_tables() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.4, 0.5]) == pytest.approx([0.8, 0.8])
+    assert (holm([0.02]), holm([])) == ([0.02], [])
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_rejects_what_stepping_down_by_hand_rejects(ps: list[float]) -> None:
+    rejected = set()
+    for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
+        if (len(ps) - rank) * ps[place] > 0.05:
+            break
+        rejected.add(place)
+    assert {place for place, p in enumerate(holm(ps)) if p <= 0.05} == rejected
+
+
+def test_a_verdict_needs_a_small_p_and_says_who_leads() -> None:
+    assert verdict(0.03, 0.05) == "better"
+    assert verdict(-0.03, 0.01) == "worse"
+    assert verdict(0.3, 0.051) == "no difference shown"
+    assert verdict(0.0, 0.0) == "no difference shown"
+    assert judged([(0.1, 0.03), (-0.1, 0.01)]) == [(0.03, "better"), (0.02, "worse")]
+    assert judged([(0.1, 0.03), (-0.1, 0.04)]) == [(0.06, "no difference shown")] * 2
+
+
+# -- optimizers --------------------------------------------------------------------------------------------------------
+
+
+def joined(table: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """The crossed difference of a table whose rows all have the same items."""
+    return crossed_difference([dict(enumerate(row)) for row in table])
+
+
+def crossed(seeds: int, items: int, of_seeds: float, of_items: float, seed: int = 0) -> list[list[float]]:
+    rng = np.random.default_rng(seed)
+    table = of_seeds * rng.standard_normal((seeds, 1)) + of_items * rng.standard_normal((1, items))
+    return np.clip(0.1 + table + 0.1 * rng.standard_normal((seeds, items)), -1, 1).tolist()  # type: ignore[no-any-return]
+
+
+def test_where_items_do_not_matter_the_crossed_interval_is_students_over_the_seeds() -> None:
+    table = crossed(4, 400, 0.2, 0.0)
+    wanted = paired_t([float(np.mean(row)) for row in table])
+    assert joined(table) == pytest.approx(wanted, abs=2e-3)
+
+
+def test_where_seeds_do_not_matter_it_is_students_over_the_items() -> None:
+    table = [crossed(1, 300, 0.0, 0.3)[0]] * 3
+    wanted = paired_t(table[0])
+    assert wanted is not None
+    assert joined(table) == pytest.approx(wanted)
+
+
+def test_where_both_matter_it_is_wider_than_either() -> None:
+    table = crossed(4, 40, 0.1, 0.3)
+    mean, low, high, p = joined(table)
+    seeds = paired_t([float(np.mean(row)) for row in table])
+    items = paired_t([float(np.mean(column)) for column in zip(*table, strict=True)])
+    assert seeds is not None
+    assert items is not None
+    assert high - low > max(seeds[2] - seeds[1], items[2] - items[1])
+    assert p > max(seeds[3], items[3])
+    assert mean == pytest.approx(np.mean(table))
+
+
+def test_the_half_width_is_that_of_the_mean_squares_of_the_textbook() -> None:
+    """The mean squares as statsmodels would have them, by projection, and the widths of scipy's t."""
+    from scipy import stats
+
+    table = np.array(crossed(3, 20, 0.1, 0.2))
+    k, n = table.shape
+    rows, columns, mean = table.mean(1, keepdims=True), table.mean(0, keepdims=True), table.mean()
+    squares = (
+        ((rows - mean) ** 2).sum() * n / (k - 1),
+        ((columns - mean) ** 2).sum() * k / (n - 1),
+        ((table - rows - columns + mean) ** 2).sum() / ((k - 1) * (n - 1)),
+    )
+    quantiles = (stats.t.ppf(0.975, df) for df in (k - 1, n - 1, (k - 1) * (n - 1)))
+    seeds, items, rest = (t**2 * square / (k * n) for t, square in zip(quantiles, squares, strict=True))
+    half = max(seeds + items - rest, seeds, items) ** 0.5
+    assert joined(table.tolist())[:3] == pytest.approx((mean, mean - half, mean + half))
+
+
+@pytest.mark.parametrize("shift", [-0.2, 0.0, 0.05, 0.15])
+def test_p_and_interval_say_the_same(shift: float) -> None:
+    for seed in range(20):
+        table = [[value + shift for value in row] for row in crossed(3, 30, 0.05, 0.1, seed)]
+        _, low, high, p = joined(table)
+        assert (p <= 0.05) == (low >= 0 or high <= 0)
+
+
+def test_one_seed_is_the_comparison_of_two_prompts() -> None:
+    row = [1.0] * 9 + [-1.0] * 2 + [0.0] * 50
+    assert joined([row]) == (*paired_difference([0.0] * 61, row), mcnemar_p(2, 9))
+
+
+def test_a_table_without_any_difference_is_no_point() -> None:
+    mean, low, high, p = joined([[0.0] * 40] * 3)
+    assert (mean, p) == (0.0, 1.0)
+    assert low < 0 < high
+
+
+def test_one_item_leaves_the_seeds() -> None:
+    assert joined([[0.5], [1.0], [0.0]]) == pytest.approx(paired_t([0.5, 1.0, 0.0]))
+
+
+def test_items_of_its_own_in_every_row_leave_students_test_over_the_seeds() -> None:
+    rng = np.random.default_rng(3)
+    rows = [{1000 * seed + i: float(v) for i, v in enumerate(rng.normal(0.1, 0.3, 200))} for seed in range(4)]
+    wanted = paired_t([float(np.mean(list(row.values()))) for row in rows])
+    assert crossed_difference(rows) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_items_that_come_in_several_rows_are_counted_once_in_what_is_known_of_items() -> None:
+    """Rows of four fifths of a pool: Student over the seeds would take the pool's own luck for the optimizers'."""
+    claims = {"seeds": 0, "ours": 0}
+    for number in range(300):
+        rng = np.random.default_rng(number)
+        pool = rng.normal(0, 0.5, 60)
+        rows = []
+        for _ in range(5):
+            held = rng.permutation(60)[:48]
+            rows.append({int(i): float(np.clip(pool[i] + rng.normal(0, 0.2), -1, 1)) for i in held})
+        seeds = paired_t([float(np.mean(list(row.values()))) for row in rows])
+        assert seeds is not None
+        claims["seeds"] += seeds[3] <= 0.05
+        claims["ours"] += crossed_difference(rows)[3] <= 0.05
+    assert claims["seeds"] > 60
+    assert claims["ours"] <= 24  # 5 % are 15
+
+
+@pytest.mark.parametrize("rows", [[], [{}], [{1: 0.5}, {}]])
+def test_a_crossed_difference_needs_items_in_every_row(rows: list[dict[int, float]]) -> None:
+    with pytest.raises(ValueError, match="each with some"):
+        crossed_difference(rows)

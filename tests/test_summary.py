@@ -111,6 +111,27 @@ def test_stopped_candidates_are_counted_where_there_are_some(capsys: pytest.Capt
     assert "stopped" not in "\n".join(summary_lines(plain, None, PLACE, None))
 
 
+def test_the_end_says_whether_the_gain_is_more_than_luck(capsys: pytest.CaptureFixture[str]) -> None:
+    result = searched(Display(), steps=3)
+    gain, best, initial = result.gain, result.best, result.initial
+    assert gain is not None
+    assert best is not None
+    assert best.held_out is not None
+    assert initial is not None
+    assert initial.held_out is not None
+    assert gain.n == best.held_out.n == 100
+    assert gain.difference == pytest.approx(best.held_out.score - initial.held_out.score)
+    assert gain.low <= gain.difference <= gain.high
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("gain ")]
+    assert f"{100 * gain.difference:+.1f} points (95 %: {100 * gain.low:+.1f} to {100 * gain.high:+.1f})" in line
+    assert f"{gain.verdict} (p = {gain.p:.2g})" in line
+
+
+def test_a_run_that_kept_its_start_gained_nothing_to_judge(capsys: pytest.CaptureFixture[str]) -> None:
+    assert searched(Display()).gain is None
+    assert "gain " not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("what", "value", "told"),
     [("gate", 5.0, True), ("gate", 60.0, True), ("gate", 4.9, False), ("gate", 0.0, False), ("requests", 60.0, False),

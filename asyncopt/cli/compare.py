@@ -10,7 +10,7 @@ from pathlib import Path
 from asyncopt import codec
 from asyncopt.cli.columns import aligned
 from asyncopt.cli.show_network import prompts_in
-from asyncopt.cli.summary import share
+from asyncopt.cli.summary import judgement, points, share
 from asyncopt.errors import ConfigError
 from asyncopt.records import load_run
 from asyncopt.records.compare import Compared, Paired, Standing, compare
@@ -35,8 +35,8 @@ def compared_lines(compared: Compared) -> list[str]:
     for one in compared.standings:
         lines += ["", codec.printable(one.directory, 200), *_found(one)]
     if compared.paired:
-        lines += ["", f"held out, against {codec.printable(first.directory, 200)}:"]
-        lines += [_difference(one) for one in compared.paired]
+        lines += ["", f"held out, against {codec.printable(first.directory, 200)} (of these two on new examples):"]
+        lines += [_difference(one, len(compared.paired)) for one in compared.paired]
     return lines + [codec.printable(note, 400) for note in compared.notes]
 
 
@@ -68,9 +68,9 @@ def _found(one: Standing) -> Iterable[str]:
     yield f"  {'   '.join(known)}"
 
 
-def _difference(one: Paired) -> str:
-    points = f"{100 * one.difference:+.1f} points (95 %: {100 * one.low:+.1f} to {100 * one.high:+.1f})"
+def _difference(one: Paired, compared: int) -> str:
     right = f"{one.only_this} right here alone, {one.only_first} there alone"
-    test = "" if one.p is None else f", McNemar p = {one.p:.3g}"
     left_out = f", {one.left_out} left out" if one.left_out else ""
-    return f"  {codec.printable(one.directory, 200)}: {points} on {one.n} examples{left_out}; {right}{test}"
+    found = f"{points(one.difference, one.low, one.high)} on {one.n} examples{left_out}; {right}"
+    said = judgement(one.verdict, one.p, one.p_holm, compared)
+    return f"  {codec.printable(one.directory, 200)}: {found}: {said}"

@@ -11,6 +11,7 @@ from asyncopt.cli.show_network import prompts_in
 from asyncopt.dispatch import Dispatcher
 from asyncopt.outcomes import unscored_text
 from asyncopt.result import Measured, Result, Scored
+from asyncopt.stats import Verdict
 from asyncopt.values import Dimension
 
 LONGEST_PATH = 4096
@@ -124,6 +125,10 @@ def _instruction_lines(result: Result) -> list[str]:
         lines.append(f"         {'   '.join(known)}   [{_origin(scored)}]")
     if result.initial is not None and result.best is not None and result.initial.candidate == result.best.candidate:
         lines.append("no better instruction was found")
+    gain = result.gain
+    if gain is not None:
+        found = points(gain.difference, gain.low, gain.high)
+        lines.append(f"gain     held out {found}: {judgement(gain.verdict, gain.p, gain.p, 1)}")
     return lines
 
 
@@ -138,6 +143,17 @@ def share(measured: Measured | None) -> str:
         return "not measured"
     low, high = 100 * measured.low, 100 * measured.high
     return f"{100 * measured.score:.1f} % of {measured.n} (95 %: {low:.1f} to {high:.1f})"
+
+
+def points(difference: float, low: float, high: float, against: str = "") -> str:
+    """A difference of two shares with its 95 % interval, in points of percent."""
+    return f"{100 * difference:+.1f} points{against} (95 %: {100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def judgement(verdict: Verdict, p: float, p_holm: float, compared: int) -> str:
+    """The verdict with the p-values that it rests on, where so many are compared with one."""
+    adjusted = f", {p_holm:.2g} by Holm over {compared}" if compared > 1 else ""
+    return f"{verdict} (p = {p:.2g}{adjusted})"
 
 
 def _pair_lines(result: Result, baseline: Result | None) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from asyncopt import codec
-from asyncopt.repetitions import Group, Spread, Total, figures_of, groups_of, totals_of
+from asyncopt.repetitions import Group, Total, figures_of, groups_of, totals_of
+from asyncopt.stats import Spread
 from asyncopt.sweep import Ended
 
 _Column: TypeAlias = tuple[str, Callable[[Group], str]]

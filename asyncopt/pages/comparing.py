@@ -15,15 +15,15 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
 
     ``first``: its name; ``paired``: ``name``, ``n``, ``left_out`` (examples that only one has a score for),
     ``difference``, ``low``, ``high`` (95 %), ``only_first``, ``only_this`` (examples that one of the two alone got
-    right), ``p`` (McNemar's; None where grades are no rights and wrongs); ``notes``: why others are not paired, and
-    what else stands against comparing.
+    right), ``p``, ``p_holm`` (adjusted for how many runs are paired), ``verdict``; ``notes``: why others are not
+    paired, and what else stands against comparing.
     """
     compared = compare(runs)
     notes = list(compared.notes)
     if len({(run.task, run.fingerprint) for run in runs}) > 1:
         notes.insert(0, "These runs are not of one task with one split: compare the gains of each, not their scores.")
     names = dict(zip((str(run.directory) for run in runs), names_of(runs), strict=True))
-    values = ("n", "left_out", "difference", "low", "high", "only_first", "only_this", "p")
+    values = ("n", "left_out", "difference", "low", "high", "only_first", "only_this", "p", "p_holm", "verdict")
     paired = [
         {"name": names[one.directory], **{name: getattr(one, name) for name in values}} for one in compared.paired
     ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asyncopt.records.run import Run
 from asyncopt.result import Measured
-from asyncopt.stats import paired_grades
+from asyncopt.stats import Verdict, judged, paired_grades
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,9 @@ class Paired:
 
     ``left_out`` are those that only one has a score for. ``difference`` is its mean grade less the first's, with the
     95 % interval [``low``, ``high``]. ``only_first`` and ``only_this`` count the examples that one of the two alone got
-    right; ``p`` is the exact two-sided McNemar test on them, None where grades between 0 and 1 make that test
-    meaningless. Nothing is corrected for how many runs are compared.
+    right. ``p`` is two-sided: McNemar's exact test on these, or Student's on the differences where grades lie between 0
+    and 1. ``p_holm`` is p adjusted by Holm for how many runs are paired with the first, and the ``verdict`` is by that,
+    at 5 %. All of it is about these candidates and new examples; other seeds may find other candidates.
     """
 
     directory: str
@@ -53,7 +54,9 @@ class Paired:
     high: float
     only_first: int
     only_this: int
-    p: float | None
+    p: float
+    p_holm: float = 1.0
+    verdict: Verdict = "no difference shown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,12 @@ def compare(runs: Sequence[Run]) -> Compared:
             notes.append(f"{run.directory} is not paired with {runs[0].directory}: {found}")
         else:
             paired.append(found)
-    return Compared(tuple(_standing(run) for run in runs), tuple(paired), tuple(notes))
+    return Compared(tuple(_standing(run) for run in runs), _judged(paired), tuple(notes))
+
+
+def _judged(paired: Sequence[Paired]) -> tuple[Paired, ...]:
+    found = judged([(one.difference, one.p) for one in paired])
+    return tuple(replace(one, p_holm=p, verdict=verdict) for one, (p, verdict) in zip(paired, found, strict=True))
 
 
 def _standing(run: Run) -> Standing:
