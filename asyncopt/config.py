@@ -126,13 +126,14 @@ class OptimizerConfig(BaseModel):
         return OPRO(steps=steps, history_size=history_size, **fields)
 
 
-_Other: TypeAlias = Literal["ape", "dln1", "dln2"]
+_Other: TypeAlias = Literal["ape", "dln1", "dln2", "paraphrase", "reflective", "evoprompt-ga", "evoprompt-de"]
 
 
 def _class_of(name: _Other) -> Any:
-    from asyncopt.optimizers import APE, DLN1, DLN2
+    from asyncopt.optimizers import APE, DLN1, DLN2, EvoPromptDE, EvoPromptGA, Paraphrase, Reflective
 
-    return {"ape": APE, "dln1": DLN1, "dln2": DLN2}[name]
+    classes = {"ape": APE, "dln1": DLN1, "dln2": DLN2, "paraphrase": Paraphrase, "reflective": Reflective}
+    return {**classes, "evoprompt-ga": EvoPromptGA, "evoprompt-de": EvoPromptDE}[name]
 
 
 class OtherOptimizerConfig(BaseModel):
@@ -156,7 +157,8 @@ class OtherOptimizerConfig(BaseModel):
         known = [field.name for field in fields(kind) if field.name != "name"]
         for name in options:
             if name not in known:
-                near = get_close_matches(name, known, n=1, cutoff=0.0)
+                counted = [one for one in ("rounds", "generations") if one in known and name == "steps"]
+                near = counted or get_close_matches(name, known, n=1, cutoff=0.0)
                 raise ValueError(f"{self.name} has no option {name}; did you mean {near[0]}? it has {', '.join(known)}")
         try:
             optimizer: Optimizer = TypeAdapter(kind).validate_python(options)
@@ -281,7 +283,7 @@ class Config(BaseModel):
         task = load(self.task.name, data=self.task.data, seed=self.seed, options=self.task.options)
         if not isinstance(task, Task):
             return task
-        if self.mode == "faithful" and "answers" not in self.task.options:
+        if self.mode == "faithful" and "answers" not in self.task.options and task.answers == "strict":
             of_dln = self.optimizer.name in ("dln1", "dln2")
             task = replace(task, answers="dln_compat" if of_dln else "opro_compat")
         return task.limited(self.task.limit)
@@ -289,7 +291,8 @@ class Config(BaseModel):
     def build_optimizer(self, task: AnyTask) -> Optimizer:
         """The optimizer for this task; in faithful mode with the reference's draws and filters."""
         settings = self.optimizer
-        if self.mode == "faithful" and isinstance(settings, OptimizerConfig):
+        faithful = isinstance(settings, OptimizerConfig) or settings.name in ("evoprompt-ga", "evoprompt-de")
+        if self.mode == "faithful" and faithful:
             settings = settings.model_copy(update={"faithful": True})
         return settings.build(task)
 

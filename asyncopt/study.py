@@ -30,7 +30,7 @@ from asyncopt.tasks.task import Metric, Task
 
 _EVENT_BUFFER = 10_000
 # Left out of the manifest where they have these values, so that older directories can still be resumed.
-_LATER_TASK_FIELDS: dict[str, Any] = {"answers": "strict", "final_answer_cue": "", "temperature": 0.0}
+_LATER_TASK_FIELDS: dict[str, Any] = {"answers": "strict", "final_answer_cue": "", "temperature": 0.0, "system": ""}
 _LATER_OPTIONS: dict[str, Any] = {
     "lag": 0,
     "quorum": None,
@@ -46,6 +46,7 @@ _LATER_OPTIONS: dict[str, Any] = {
     "final_temperature": None,
     "attempts": 1,
     "faithful": False,
+    "kept": 3,
 }
 
 
@@ -240,6 +241,7 @@ class Study:
             lost_proposals=self._chronicle.lost_proposals,
             search=search,
             test=test,
+            gain=None if first is None else scoring.gain(first, measured),
             **self._reported(history, best),
         )
 
@@ -274,6 +276,8 @@ class Study:
                     task[field] = getattr(self.task, field)
             if self.task.metric is not None:
                 task["metric"] = name_of(self.task.metric)
+            if self.task.answers == "evoprompt_compat":  # which looks for them in the answer
+                task["classes"] = self.task.classes
             if isinstance(self.optimizer, Training):  # nobody else looks at them
                 task |= {"classes": self.task.classes, "hidden_initial": self.task.hidden_initial}
         else:

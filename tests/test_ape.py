@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import orjson
 import pytest
 from fakes import FakeEndpoint, run_virtual
 
@@ -17,7 +19,7 @@ from asyncopt.optimizers import APE
 from asyncopt.result import Result
 from asyncopt.tasks.linear_regression import LinearRegression
 from asyncopt.testing import AnswerModel, FaultPlan, SimulatedAPI, items_of
-from asyncopt.values import Completion, Generate
+from asyncopt.values import Completion, Fault, FaultKind, Generate
 
 EXAMPLES = tuple(Example(number, f"q{number}", f"a{number}") for number in range(40))
 TASK = Task("toy", "text", train=EXAMPLES[:20], test=EXAMPLES[20:], initial=("Start.",))
@@ -36,11 +38,13 @@ def toy_model(request: Generate, number: int) -> Answer:
     return Completion(f"a{question[1:]}" if right else "wrong")
 
 
-def studied(endpoint: Any, ape: APE, *, cache: MemoryCache | None = None, **options: Any) -> tuple[Study, Result]:
+def studied(
+    endpoint: Any, ape: APE, *, cache: MemoryCache | None = None, task: Task = TASK, **options: Any
+) -> tuple[Study, Result]:
     async def inside() -> tuple[Study, Result]:
         async with Engine(cache=cache) as engine:
             model = engine.model("m", endpoint=endpoint)
-            study = Study(task=TASK, optimizer=ape, scorer=model, proposer=model, **options)
+            study = Study(task=task, optimizer=ape, scorer=model, proposer=model, **options)
             return study, await study.run()
 
     return run_virtual(inside)
@@ -86,6 +90,56 @@ def test_rounds_paraphrase_the_best_so_far() -> None:
     assert (result.steps, study.optimizer.steps) == (3, 3)
 
 
+@pytest.mark.parametrize("kept", [1, 2, 100])
+def test_a_round_paraphrases_any_of_those_that_are_kept(kept: int, tmp_path: Path) -> None:
+    study, _ = studied(FakeEndpoint(toy_model), APE(samples=30, rounds=1, kept=kept), directory=tmp_path, trace=True)
+    before = [entry for entry in study.history.entries if entry.step <= 0]
+    best = sorted(before, key=lambda entry: (entry.score or 0, entry.step, entry.index))[-kept:]
+    rows = [orjson.loads(line) for line in (tmp_path / "trace.jsonl").read_bytes().splitlines()]
+    proposals = [row for row in rows if row["kind"] == "proposal"]
+    parents = [row["parents"] for row in proposals if row["step"] == 1]
+    assert len(parents) == 30
+    assert {parent for (parent,) in parents} <= {entry.candidate for entry in best}
+    assert len({parent for (parent,) in parents}) > min(kept, 10) // 2
+    assert not [row for row in proposals if row["step"] == 0 and "parents" in row]
+
+
+def test_an_empty_instruction_is_never_paraphrased_even_where_it_is_the_best() -> None:
+    def respond(request: Generate, number: int) -> Answer:
+        prompt = request.prompt[-1].content
+        alone = prompt.startswith("q")
+        return Completion(f"a{prompt[1:]}") if alone else toy_model(request, number)
+
+    endpoint = FakeEndpoint(respond)
+    study, _ = studied(endpoint, APE(samples=4, rounds=2), task=replace(TASK, initial=("",)))
+    best = study.history.best()
+    assert best is not None
+    assert best.candidate == ""
+    asked = [prompt.removeprefix(REWRITE) for prompt in endpoint.prompts if prompt.startswith(REWRITE)]
+    assert len(asked) >= 4
+    assert all(asked)
+
+
+def test_where_no_instruction_with_words_was_scored_a_round_induces() -> None:
+    def respond(request: Generate, number: int) -> Answer:
+        prompt = request.prompt[-1].content
+        if prompt.endswith(INDUCTION):
+            return toy_model(request, number)
+        return Completion("wrong") if prompt.startswith("q") else Fault(FaultKind.REFUSED, "no")
+
+    endpoint = FakeEndpoint(respond)
+    study, _ = studied(endpoint, APE(samples=4, rounds=1), task=replace(TASK, initial=("",)))
+    assert {entry.source for entry in study.history.entries if entry.step == 1} == {"induction"}
+    assert sum(prompt.endswith(INDUCTION) for prompt in endpoint.prompts) == 8
+
+
+def test_a_directory_from_before_there_was_a_choice_of_how_many_are_kept_can_be_resumed() -> None:
+    study, _ = studied(FakeEndpoint(toy_model), APE(samples=4))
+    assert "kept" not in study.subject()["optimizer"]
+    study, _ = studied(FakeEndpoint(toy_model), APE(samples=4, kept=5))
+    assert study.subject()["optimizer"]["kept"] == 5
+
+
 def test_a_second_run_asks_nothing() -> None:
     endpoint, cache = FakeEndpoint(toy_model), MemoryCache()
     first = studied(endpoint, APE(samples=5, rounds=1), cache=cache)[1]
@@ -110,6 +164,7 @@ def test_the_seed_decides_everything_and_faults_nothing(tmp_path: Path) -> None:
     [
         ({"samples": 0}, "samples is 0; it must be at least 1"),
         ({"rounds": -1}, "rounds is -1; it must be at least 0"),
+        ({"kept": 0}, "kept is 0; it must be at least 1"),
         ({"demonstrations": 0}, "demonstrations is 0"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"temperature": float("nan")}, "ape's temperature"),

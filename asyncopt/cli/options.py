@@ -27,7 +27,10 @@ BaseUrlOption: TypeAlias = Annotated[
 ]
 LimitOption: TypeAlias = Annotated[int | None, typer.Option(help="At most so many examples in each split.")]
 DataOption: TypeAlias = Annotated[Path | None, typer.Option(help="The folder of published data sets.")]
-OptimizerOption: TypeAlias = Annotated[str | None, typer.Option(help="opro, random, ape, dln1 or dln2.")]
+OptimizerOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="opro, random, ape, dln1, dln2, paraphrase, reflective, evoprompt-ga or evoprompt-de."),
+]
 StepsOption: TypeAlias = Annotated[int | None, typer.Option(help="How many steps.")]
 SeedOption: TypeAlias = Annotated[int | None, typer.Option(help="Every random choice comes from it.")]
 ModeOption: TypeAlias = Annotated[

@@ -27,6 +27,10 @@ LOCAL_DEFAULTS: dict[str, Any] = {
 }
 LOCAL_OTHERS: dict[str, dict[str, Any]] = {
     "ape": {},
+    "paraphrase": {"optimizer": {"samples_per_step": 5, "kept": 3, "temperature": 0.8, "max_tokens": 64}},
+    "evoprompt-ga": {"optimizer": {"popsize": 4, "generations": 5, "temperature": 0.8, "max_tokens": 96}},
+    "evoprompt-de": {"optimizer": {"popsize": 4, "generations": 5, "temperature": 0.8, "max_tokens": 96}},
+    "reflective": {"optimizer": {"steps": 10, "samples_per_step": 4, "temperature": 0.8, "max_tokens": 96}},
     "dln1": {
         "optimizer": {"steps": 6, "batch_size": 12, "prompt_samples": 6, "proposal": "rewrite", "proposal_tokens": 64}
     },

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from math import isfinite
 
 from asyncopt.engine import Model
-from asyncopt.errors import ConfigError
-from asyncopt.optimizers.base import AnyTask, Search
+from asyncopt.optimizers.asking import Answers, Proposed
+from asyncopt.optimizers.base import AnyTask, Search, Seen
+from asyncopt.optimizers.instructing import check_options, require_instructions, sampled
 from asyncopt.optimizers.opro import OPRO, Style
-from asyncopt.optimizers.overlap import Overlap
+from asyncopt.optimizers.opro.instructions import InstructionDomain
+from asyncopt.optimizers.overlap import Overlap, Plan, Proposal
+from asyncopt.optimizers.paraphrase import best_worded, other_words, paraphrase_in
+from asyncopt.optimizers.steps import run_steps
 from asyncopt.tasks.task import Task
+from asyncopt.values import Sampling
 
 
 @dataclass(frozen=True)
@@ -19,27 +23,25 @@ class APE(Overlap):
 
     ``samples`` instructions are asked for, each from ``demonstrations`` training examples of its own. 15 and 400 are
     the APE-15 and APE-400 that Deep Language Networks is compared with. Each of the ``rounds`` that follow paraphrases
-    some of the best so far, ``samples`` times (iterative Monte Carlo search). Temperature, length and
+    some of the best ``kept`` so far, ``samples`` times (iterative Monte Carlo search). Temperature, length and
     demonstrations are those of the reference code. The task's initial instructions are starting points here too: leave
-    the task an empty one where they are not to win.
+    the task an empty one where they are not to win. An empty instruction has no other words, so where there are no
+    others a round induces.
 
     Every instruction is scored on all training examples; a slice of them, or a race, makes that cheaper.
     """
 
     samples: int = 15
     rounds: int = 0
+    kept: int = 3
     demonstrations: int = 5
     temperature: float = 0.9
     max_tokens: int = 50
     name: str = "ape"
 
     def __post_init__(self) -> None:
-        self.check_overlap()
-        for name, least in (("samples", 1), ("rounds", 0), ("demonstrations", 1), ("max_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"ape's {name} is {getattr(self, name)}; it must be at least {least}")
-        if not (isfinite(self.temperature) and self.temperature >= 0):
-            raise ConfigError(f"ape's temperature is {self.temperature}; it must be a number of at least 0")
+        least = {"samples": 1, "rounds": 0, "kept": 1, "demonstrations": 1, "max_tokens": 1}
+        check_options(self, "ape", self.temperature, least)
 
     @property
     def steps(self) -> int:
@@ -47,7 +49,7 @@ class APE(Overlap):
 
     @property
     def as_opro(self) -> OPRO:
-        """The same search as OPRO has it: one step of inductions, then steps of paraphrases."""
+        """A search of OPRO's with as many requests of the same kinds, by which a forecast goes."""
         styles: list[Style] = ["induction"] * self.samples
         styles += ["rewrite"] * (self.samples * self.rounds)
         overlap = {field.name: getattr(self, field.name) for field in fields(Overlap)}
@@ -63,13 +65,27 @@ class APE(Overlap):
         )
 
     def check(self, task: AnyTask, scorer: Model | None, proposer: Model | None) -> None:
-        if not isinstance(task, Task):
-            raise ConfigError(f"ape searches for instructions, and {task.name} has none; use another optimizer")
-        if proposer is None:
-            raise ConfigError("ape asks a model for instructions; name one with --proposer, or pass proposer=")
-        if scorer is None:
-            raise ConfigError(f"{task.name} is scored by a model; name one with --scorer, or pass scorer=")
-        self.check_examples(task)
+        require_instructions(self, "ape", task, scorer, proposer)
 
     async def run(self, search: Search) -> None:
-        await self.as_opro.run(search)
+        task = search.task
+        assert isinstance(task, Task)
+        answers = Answers(search, self.samples)
+        domain = InstructionDomain(task, ("induction",), self.as_opro, search.seed)
+        sampling = Sampling(temperature=self.temperature, max_tokens=self.max_tokens)
+
+        async def propose(step: int, index: int, seen: Seen) -> Proposal | None:
+            rng = search.rng(step, "ask", index)
+            best = best_worded(seen.history, self.kept) if step else []
+            if best:
+                parent = rng.choice(best[::-1])
+                sample, ask = Proposed(step, index, "rewrite", parents=(parent,)), other_words(parent, rng)
+            else:
+                sample = Proposed(step, index, "induction")
+                ask = domain.ask("induction", seen.history.ranked(), seen, rng)
+            return await sampled(
+                search, answers, sample, ask, sampling, lambda answer: paraphrase_in(answer, task), seen
+            )
+
+        await run_steps(search, self, Plan(self.steps, self.samples, list(dict.fromkeys(task.initial)), propose))
+        answers.sum_up()

@@ -23,12 +23,16 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """Which sample an answer is: of this step, at this place in it, asked for in this way, for the so-many-th time."""
+    """Which sample an answer is: of this step, at this place in it, asked for in this way, for the so-many-th time.
+
+    ``parents`` are the candidates it was to be made from, where these are a few and not a whole view of the history.
+    """
 
     step: int
     index: int
     source: str
     attempt: int = 0
+    parents: tuple[str, ...] = ()
 
 
 async def asked(
@@ -73,7 +77,10 @@ class Answers:
         rejected = "tried before" if known else reading.reason
         said = {"answer": answer, "candidate": reading.text, "rejected": rejected}
         messages = [[message.role, message.content] for message in Generate.of(prompt).prompt]
-        self._search.trace("proposal", {**asdict(sample), "prompt": messages, **said})
+        place = asdict(sample)
+        if not sample.parents:
+            del place["parents"]
+        self._search.trace("proposal", {**place, "prompt": messages, **said})
         self._asked += 1
         if reading.text is None:
             self._unusable += 1

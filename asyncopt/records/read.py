@@ -36,7 +36,10 @@ def load_run(path: str | Path) -> Run:
     running = is_running(directory)  # before the journal: a run that ends in between is then seen to have ended
     records = _records(directory / JOURNAL, problems)
     # An instruction has a template that it goes into; what no model scores has losses.
-    replayed = Replayed(maximize="template" in subject["task"], options=subject["optimizer"])
+    options, trace = subject["optimizer"], Trace(directory / TRACE)
+    # Where a view of the history is shown, the journal tells it.
+    parents = {} if "history_size" in options else trace.parents()
+    replayed = Replayed(maximize="template" in subject["task"], options=options, parents=parents)
     for record in records:
         replayed.take(record)
     result = _result(records, problems)
@@ -46,12 +49,12 @@ def load_run(path: str | Path) -> Run:
         manifest=manifest,
         config=_table(manifest, "config"),
         task=str(subject["task"].get("name", "")),
-        optimizer=str(subject["optimizer"].get("name", "")),
+        optimizer=str(options.get("name", "")),
         seed=int(subject.get("seed", 0)),
         models={role: str(model.get("name", "")) for role, model in _table(subject, "models").items()},
         state=state,
         maximize=replayed.maximize,
-        planned=_planned(subject["optimizer"]),
+        planned=_planned(options),
         steps=replayed.steps,
         candidates=replayed.candidates,
         validations=replayed.validations,
@@ -61,7 +64,7 @@ def load_run(path: str | Path) -> Run:
         lost=replayed.lost,
         problems=problems,
         best=replayed.best(None if result is None or result.best is None else result.best.candidate),
-        trace=Trace(directory / TRACE),
+        trace=trace,
     )
 
 
@@ -92,7 +95,13 @@ def _planned(options: Mapping[str, Any]) -> int | None:
     """How many steps the optimizer makes at most, under the name that it has for them."""
     if isinstance(steps := options.get("steps", options.get("iterations")), int):
         return steps
-    return 1 + options["rounds"] if isinstance(options.get("rounds"), int) else None  # of APE: inductions first
+    if isinstance(rounds := options.get("rounds"), int):
+        return 1 + rounds  # of APE: inductions first
+    populations, popsize = options.get("generations"), options.get("popsize")
+    if not isinstance(populations, int) or not isinstance(popsize, int):
+        return None
+    # Of EvoPrompt: paraphrases first; one child a step where there is no order of whole generations.
+    return (1 + populations) * (1 if options.get("order") == "best_at_generation_start" else popsize)
 
 
 def _records(path: Path, problems: list[str]) -> list[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from asyncopt.journal import Record
@@ -10,13 +11,23 @@ from asyncopt.optimizers.base import Validated
 from asyncopt.optimizers.history import Entry, History, entry_of
 from asyncopt.records.values import Candidate, Spent, Step
 
+_NO_PARENTS: Mapping[tuple[int, int, str], tuple[str, ...]] = MappingProxyType({})
 _SHOWN = 20  # candidates in a meta-prompt, where the optimizer does not say
 
 
 class Replayed:
-    """What the records taken so far come to."""
+    """What the records taken so far come to.
 
-    def __init__(self, *, maximize: bool, options: Mapping[str, Any]) -> None:
+    ``parents`` are those that the trace tells, by step, place in it and candidate.
+    """
+
+    def __init__(
+        self,
+        *,
+        maximize: bool,
+        options: Mapping[str, Any],
+        parents: Mapping[tuple[int, int, str], tuple[str, ...]] = _NO_PARENTS,
+    ) -> None:
         self.maximize = maximize
         self.steps: list[Step] = []
         self.candidates: list[Candidate] = []
@@ -24,6 +35,8 @@ class Replayed:
         self.spent: list[Spent] = []
         self.lost = 0
         self._options = options
+        self._parents = parents
+        self._scored: dict[str, Mapping[str, Any]] = {}
         self._history = History(maximize=maximize)
         self._seen: dict[int, tuple[str, ...]] = {}
         self._provisional: dict[str, int] = {}
@@ -55,6 +68,10 @@ class Replayed:
 
     def _add(self, row: Mapping[str, Any], seq: int) -> None:
         entry = entry_of(row)
+        if "scores" in row:
+            self._scored[entry.candidate] = {name: row[name] for name in ("scores", "problems") if name in row}
+        else:  # a candidate that joined once more, for what it was worth before
+            row = {**row, **self._scored.get(entry.candidate, {})}
         scores = tuple(row["scores"]) if row.get("scores") else None
         candidate = self._candidate(entry, row, scores, seq)
         # As in the history: a complete entry takes the place of the provisional one.
@@ -85,7 +102,7 @@ class Replayed:
             provisional=entry.provisional,
             scores=scores,
             problems=row.get("problems", {}),
-            parents=self._seen.get(entry.step, ()),
+            parents=self._parents.get((entry.step, entry.index, entry.candidate), self._seen.get(entry.step, ())),
             record=seq,
         )
 

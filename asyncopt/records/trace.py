@@ -11,6 +11,7 @@ from typing import Any
 from asyncopt import codec
 from asyncopt.tasks.task import Fold
 
+_PROPOSAL, _PARENTS = b'{"kind":"proposal"', b'"parents":['
 FOLD_OF: dict[str, Fold] = {"evaluation": "train", "validation": "validation", "test": "test"}  # by kind of line
 
 
@@ -55,6 +56,18 @@ class Trace:
         """The numbers of the fold's examples in their order, as far as they were ever asked together."""
         self._look()
         return self._examples.get(fold, [])
+
+    def parents(self) -> dict[tuple[int, int, str], tuple[str, ...]]:
+        """What each candidate was made from, by its step, its place in it and its text, where the optimizer says so."""
+        found = {}
+        with suppress(OSError), self.path.open("rb") as file:
+            for line in file:
+                # Most lines are answers of a scorer, and many: they are not worth reading here.
+                if line.startswith(_PROPOSAL) and _PARENTS in line and line.endswith(b"\n"):
+                    row = _row(line)
+                    with suppress(KeyError, TypeError):
+                        found[row["step"], row["index"], row["candidate"]] = tuple(map(str, row["parents"]))
+        return found
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All lines that can be read, as they were written."""

@@ -18,9 +18,10 @@ class Candidate:
     ``examples`` is what it rests on; a ``partial`` one lacks examples that ended without a score, a ``provisional`` one
     rests on a quorum, and a ``stopped`` one lost its race after so many. ``scores`` are those of the training examples
     in their order, None where there is none, and ``problems`` says why not, by the number of the example; ``scores`` is
-    None where no model scores, and in older runs. ``parents`` are the best candidates, best first, that the history
-    held when the proposals of its step were asked for: what OPRO's meta-prompt shows, and an approximation of what
-    other optimizers show. ``record`` is the number of the journal's record with which it joined the history.
+    None where no model scores, and in older runs. ``parents`` are what it was made from, where the optimizer makes it
+    from a few candidates and the run was traced. Else they are the best candidates, best first, that the history held
+    when the proposals of its step were asked for: what OPRO's meta-prompt shows. ``record`` is the number of the
+    journal's record with which it joined the history.
     """
 
     candidate: str

@@ -10,6 +10,7 @@ import random
 import re
 
 from asyncopt.testing.chance import digest_of
+from asyncopt.testing.evolution import crossed, shown_in
 from asyncopt.testing.layered import base_of
 from asyncopt.testing.tours import propose_tour
 
@@ -30,6 +31,8 @@ _SCORED = re.compile(rf"^text:\s*(.*?)\s*^score:\s*{_NUMBER}", re.IGNORECASE | r
 _UNSCORED = re.compile(r"^text:\n(.*?)\n\n", re.MULTILINE | re.DOTALL)
 _TAGGED = re.compile(rf"^(?:Precision: {_NUMBER} )?<TEXT>(.*?)</TEXT>", re.MULTILINE | re.DOTALL)
 _TAGS = (("<INS>", "</INS>"), ("<Start>", "</Start>"))
+_REFLECTION = "Write it between <instruction> and </instruction>."
+_REFLECTED = re.compile(r"^<instruction>\n(.*?)\n</instruction>$", re.MULTILINE | re.DOTALL)
 _VARIATION = re.compile(r"\b(?:variations?|paraphrase|rephrase|rewrite|reword|in other words)\b", re.IGNORECASE)
 _LABELLED = re.compile(r"^(?:input|instruction|text|prompt):(.*)$", re.IGNORECASE | re.MULTILINE)
 _QUOTED = re.compile(r"\"([^\"\n]+)\"")
@@ -45,10 +48,18 @@ def propose(seed: int, prompt: str, draw: str) -> str | None:
     """A reply to a meta-prompt, None if it is none: a pair, a trace, or an instruction in the brackets asked for.
 
     Where the prompt ends with the wish for the instruction behind some examples, an instruction without brackets; a
-    request of a language network is answered with a prompt or a hidden text.
+    request of a language network is answered with a prompt or a hidden text, and one for a better instruction than the
+    one whose failures it shows with a variation of that, in tags. A request of EvoPrompt is answered with a child of
+    the prompts that it shows.
     """
     if (base := base_of(prompt)) is not None:
         return _mutated(_rng(seed, "layered", prompt, draw), base)
+    if prompt.endswith(_REFLECTION) and (shown := _REFLECTED.search(prompt)):
+        return f"<instruction>{_mutated(_rng(seed, 'reflection', prompt, draw), shown[1])}</instruction>"
+    if parents := shown_in(prompt):
+        rng = _rng(seed, "evolution", prompt, draw)
+        child = crossed(rng, parents)
+        return f"Combined: {child}\n2. <prompt>{_mutated(rng, child)}</prompt>"
     if "[w, b]" in prompt:
         pairs = [(int(float(w)), int(float(b)), float(value)) for w, b, value in _PAIR.findall(prompt)]
         w, b = _new_pair(_rng(seed, "pair", prompt, draw), pairs)

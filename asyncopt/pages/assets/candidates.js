@@ -114,7 +114,7 @@ function candidateDetail(one, state) {
     h("p", { class: "whole" }, quoted(one.text, 4000)),
     nearest && h("h4", {}, "Changed from the nearest candidate that its proposal saw"),
     nearest && difference(nearest.text, one.text),
-    one.parents.length > 0 && h("h4", {}, "The best that its proposal saw"),
+    one.parents.length > 0 && h("h4", {}, "What its proposal saw"),
     one.parents.length > 0 && h("div", { class: "lineage" }, one.parents.map(jump)),
   );
 }
