@@ -16,7 +16,7 @@ from asyncopt.events import Events, ExampleEnded
 from asyncopt.metrics import MetricFailed, graded
 from asyncopt.racing import Floor, Race
 from asyncopt.tasks.task import Example, Task
-from asyncopt.values import Completion, FaultKind, Generate, Outcome, Priority, Sampling
+from asyncopt.values import Completion, FaultKind, Generate, Message, Outcome, Priority, Sampling
 
 FINAL_ANSWER_TOKENS = 50  # as in OPRO's reference code: an answer, and the little sum that may stand before it
 AHEAD = 8  # calls beyond those that will be needed in any case; benchmarks/racing.py weighs them against time
@@ -132,7 +132,7 @@ PROMPTED = Prompted()
 def scoring_request(task: Task, instruction: str, example: Example) -> Generate:
     """The scorer's request, at the task's temperature: by default greedy, as in the paper (section 5.1)."""
     sampling = Sampling(temperature=task.temperature, max_tokens=task.max_tokens, stop=task.stop)
-    return Generate.of(task.render(instruction, example.input), sampling)
+    return _asked(task, task.render(instruction, example.input), sampling)
 
 
 def final_answer_request(task: Task, instruction: str, example: Example, answer: str) -> Generate:
@@ -142,7 +142,12 @@ def final_answer_request(task: Task, instruction: str, example: Example, answer:
     """
     answer = answer.partition("Q:")[0].strip()
     sampling = Sampling(temperature=task.temperature, max_tokens=FINAL_ANSWER_TOKENS, stop=task.stop)
-    return Generate.of(f"{task.render(instruction, example.input)} {answer} {task.final_answer_cue}", sampling)
+    return _asked(task, f"{task.render(instruction, example.input)} {answer} {task.final_answer_cue}", sampling)
+
+
+def _asked(task: Task, prompt: str, sampling: Sampling) -> Generate:
+    system = (Message("system", task.system),) if task.system else ()
+    return Generate.of((*system, Message("user", prompt)), sampling)
 
 
 async def evaluate(

@@ -17,6 +17,7 @@ import pytest
 from test_cli import ASYNCOPT, KEY, Server, call
 
 from asyncopt.cli import main
+from asyncopt.records import load_run
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,12 @@ def test_the_best_of_a_run_scores_as_it_did_in_the_run(
     assert [one["instruction"] for one in found["instructions"]] == [best["candidate"]]
     assert found["instructions"][0]["measured"] == best["held_out"]
     assert found["calls"] == 0
+    run_directory = load_run(tmp_path / "run")
+    shares = {one.candidate: one.score for one in run_directory.candidates if one.score is not None}
+    found = events(call(environment, *command, "--top", "3"))
+    texts = [one["instruction"] for one in found["instructions"]]
+    assert texts[0] == best["candidate"]
+    assert [shares[text] for text in texts] == sorted(shares.values(), reverse=True)[:3]
 
 
 @pytest.mark.real
@@ -142,6 +149,7 @@ WRONG = [
     (["antonym", "--file", "bad.jsonl", *BASE], "wanted a text in quotes"),
     (["antonym", "--file", "latin.txt", *BASE], "UTF-8"),
     (["antonym", "--run", "nowhere", *BASE], "journal.jsonl"),
+    (["antonym", "a", "--top", "3", *BASE], "add --run DIR"),
     (["antonym", "a", "--min-score", "80", *BASE], "min-score"),
     (["antonym", "a", "--out", "bad.jsonl", *BASE], "--out"),
     (["antonym", "a", "--budget", "calls", *BASE], "--budget"),

@@ -188,6 +188,7 @@ def evaluate(
     ] = None,
     file: Annotated[Path | None, typer.Option(help="Instructions, one a line: plain text, or .jsonl.")] = None,
     run: Annotated[list[Path] | None, typer.Option(help="The best instruction of the run in this directory.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="So many of the best of each --run, by training scores.")] = 1,
     fold: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
     scorer: ScorerOption = None,
     base_url: BaseUrlOption = None,
@@ -226,7 +227,7 @@ def evaluate(
     }
     shown = shown_as(display, json=json)
     way = Baseline(baseline, shots, shots_by)
-    given = read_instructions(instructions or [], file, run or [], way.instructions)
+    given = read_instructions(instructions or [], file, run or [], way.instructions, top)
     config = settle(task, flags, base_url, budget, settings or [])
     evaluate_given(config, given, fold, out, min_score, shown, baseline=way, wait=wait)
 

@@ -19,7 +19,7 @@ from asyncopt.cli.items import make_folder, write_files
 from asyncopt.cli.models import check_model, open_models, start_local_servers
 from asyncopt.cli.run import cache_path
 from asyncopt.cli.signals import Stop, run_in_loop
-from asyncopt.cli.summary import Attribution, attribution_lines, share
+from asyncopt.cli.summary import Attribution, attribution_lines, judgement, points, share
 from asyncopt.config import Config
 from asyncopt.directory import read_journal
 from asyncopt.engine import Engine
@@ -27,6 +27,7 @@ from asyncopt.errors import AsyncoptError, ConfigError, DataError
 from asyncopt.evaluation import PROMPTED, Program
 from asyncopt.events import Event, Events, ExampleEnded
 from asyncopt.files import cache_folder
+from asyncopt.records import load_run
 from asyncopt.result import result_of
 from asyncopt.tasks.task import Fold, Task
 from asyncopt.telemetry import observing
@@ -42,15 +43,17 @@ Ended: TypeAlias = tuple[Assessment, list[Attribution]]
 
 
 def read_instructions(
-    given: Iterable[str], file: Path | None, runs: Iterable[Path], usual: Sequence[str] = ()
+    given: Iterable[str], file: Path | None, runs: Sequence[Path], usual: Sequence[str] = (), top: int = 1
 ) -> list[str]:
-    """The instructions of the command line (``@path`` is the text in a file), of a file, and the best ones of runs.
+    """The instructions of the command line (``@path`` is the text in a file), of a file, and the ``top`` ones of runs.
 
     Where there are none at all, the ``usual`` ones.
     """
+    if top > 1 and not runs:
+        raise ConfigError("--top says how many of a run's best are meant, and there is no run; add --run DIR")
     instructions = [_text_of(Path(text[1:])).removesuffix("\n") if text[:1] == "@" else text for text in given]
     instructions += [] if file is None else _in_file(file)
-    instructions += [_best_of(run) for run in runs]
+    instructions += [text for run in runs for text in _best_of(run)[:top]]
     instructions = instructions or list(usual)
     if not instructions:
         raise ConfigError("there is no instruction to evaluate; give some, or --file, or --run ('' is an empty one)")
@@ -86,14 +89,17 @@ def _from_json(line: str, path: Path) -> str:
     return text
 
 
-def _best_of(directory: Path) -> str:
+def _best_of(directory: Path) -> list[str]:
+    """What the search has chosen, then the other instructions by their training scores; the earlier of equals first."""
     finished = [record for record in read_journal(directory) if record.kind == "finished"]
     if not finished:
         raise ConfigError(f"the run in {directory} has no result yet; go on with: asyncopt resume {directory}")
     best = result_of(finished[-1].data).best
     if best is None or best.train is None:
         raise ConfigError(f"the run in {directory} did not search for instructions; give one that did")
-    return best.candidate
+    scored = [one for one in load_run(directory).candidates if one.complete and one.score is not None]
+    ranked = sorted(scored, key=lambda one: (-(one.score or 0.0), one.step, one.index))
+    return list(dict.fromkeys([best.candidate, *(one.candidate for one in ranked)]))
 
 
 # -- the way of answering ----------------------------------------------------------------------------------------------
@@ -255,7 +261,8 @@ def _put(value: dict[str, Any]) -> None:
 
 
 def _lines(assessment: Assessment, attributions: Sequence[Attribution]) -> list[str]:
-    comparisons = [_comparison_line(comparison) for comparison in assessment.comparisons()]
+    compared = assessment.comparisons()
+    comparisons = [_comparison_line(comparison, len(compared)) for comparison in compared]
     cost = "" if not assessment.usd else f", ${assessment.usd:.4f}"
     how = assessment.how and f": {assessment.how}"
     return [
@@ -280,15 +287,12 @@ def _counted(assessed: Assessed) -> str:
     return ", ".join(f"{count} {name}" for name, count in assessed.problems.items())
 
 
-def _comparison_line(comparison: Comparison) -> str:
-    difference, low, high = (100 * value for value in (comparison.difference, comparison.low, comparison.high))
-    line = f"{comparison.number:3}  {difference:+.1f} points against 1 (95 %: {low:+.1f} to {high:+.1f})"
-    if comparison.p is not None:
-        line += (
-            f", McNemar p = {comparison.p:.2g}: {comparison.only_this} only here, {comparison.only_first} only there"
-        )
+def _comparison_line(comparison: Comparison, compared: int) -> str:
+    found = points(comparison.difference, comparison.low, comparison.high, " against 1")
+    right = f"{comparison.only_this} only here, {comparison.only_first} only there"
     left_out = f", {comparison.left_out} left out that lack a score" if comparison.left_out else ""
-    return f"{line}, on the same {comparison.n} examples{left_out}"
+    said = judgement(comparison.verdict, comparison.p, comparison.p_holm, compared)
+    return f"{comparison.number:3}  {found}, {right}, on the same {comparison.n} examples{left_out}: {said}"
 
 
 def _complaints(assessment: Assessment, min_score: float | None) -> list[str]:

@@ -36,7 +36,7 @@ def catalogue() -> list[TaskInfo]:
 
     Those of Deep Language Networks go by their last word as well: ``navigate`` is ``dln/navigate``.
     """
-    from asyncopt.tasks import aqua, bbh, dln, gsm8k, mmlu, multiarith, procedural
+    from asyncopt.tasks import aqua, bbh, dln, evoprompt, gsm8k, mmlu, multiarith, procedural
 
     return [
         *(TaskInfo(name, summary, needs_data=False) for name, summary in procedural.SUMMARIES.items()),
@@ -48,6 +48,7 @@ def catalogue() -> list[TaskInfo]:
         TaskInfo("multiarith", multiarith.SUMMARY, needs_data=True),
         *(TaskInfo(f"mmlu/{stem}", mmlu.summary_of(stem), needs_data=True) for stem in mmlu.STEMS),
         *(TaskInfo(f"dln/{stem}", dln.summary_of(stem), needs_data=True) for stem in dln.STEMS),
+        *(TaskInfo(f"evoprompt/{stem}", evoprompt.summary_of(stem), needs_data=True) for stem in evoprompt.STEMS),
     ]
 
 
@@ -80,7 +81,7 @@ def load(
 
 
 def _published(name: str, data: Path | None, seed: int, options: Mapping[str, object]) -> Task | None:
-    from asyncopt.tasks import aqua, bbh, dln, gsm8k, mmlu, multiarith
+    from asyncopt.tasks import aqua, bbh, dln, evoprompt, gsm8k, mmlu, multiarith
 
     family, _, stem = name.partition("/")
     if name == "gsm8k":
@@ -93,6 +94,8 @@ def _published(name: str, data: Path | None, seed: int, options: Mapping[str, ob
         return bbh.load(stem, data, options)
     if family == "mmlu" and stem in mmlu.STEMS:
         return mmlu.load(stem, data, options)
+    if family == "evoprompt" and stem in evoprompt.STEMS:
+        return evoprompt.load(stem, data, options)
     # A plain name is enough where no other task has it: gsm8k, found above, is OPRO's.
     plain = stem if family == "dln" else name
     return dln.load(plain, data, seed, options) if plain in dln.STEMS else None

@@ -88,27 +88,30 @@ def file_of(stem: str) -> PublishedFile:
     return PublishedFile(f"bbh/{stem}", f"bbh/{stem}.json", f"{_HOME}/{stem}.json", _SHA256[stem])
 
 
+def examples(stem: str, data: Path | None) -> list[Example]:
+    """All items of a task, in the order of its file."""
+    rows = codec.loads(file_of(stem).read(data))["examples"]
+    return [Example(number, row["input"], row["target"].strip()) for number, row in enumerate(rows)]
+
+
 def load(stem: str, data: Path | None, options: Mapping[str, object]) -> Task:
     """The task with the reference's fifth of the file for training, and the rest for the test."""
     splits = Splits.of(f"bbh/{stem}", options, train=TRAIN_RATIO)
-    rows = codec.loads(file_of(stem).read(data))["examples"]
-    examples = [Example(number, row["input"], row["target"].strip()) for number, row in enumerate(rows)]
+    items = examples(stem, data)
     return dealt_task(
         f"bbh/{stem}",
-        splits.deal(examples),
+        splits.deal(items),
         options,
         kind=kind_of(stem),
         description=f"The task {stem.replace('_', ' ')} of BIG-Bench Hard.",
-        classes=_classes(stem, examples),
+        classes=_classes(stem, items),
     )
 
 
-def _classes(stem: str, examples: Sequence[Example]) -> tuple[str, ...]:
+def _classes(stem: str, items: Sequence[Example]) -> tuple[str, ...]:
     """The classes of a task: two words, or as many letters as any item has options; none where a target is neither."""
     if kind_of(stem) == "boolean":
         return _WORDS.get(stem, _YES_NO)
-    if kind_of(stem) != "choice" or not all(_OPTION.fullmatch(example.target) for example in examples):
+    if kind_of(stem) != "choice" or not all(_OPTION.fullmatch(item.target) for item in items):
         return ()
-    return letter_classes(
-        "".join(sorted({letter for example in examples for letter in _OPTION.findall(example.input)}))
-    )
+    return letter_classes("".join(sorted({letter for item in items for letter in _OPTION.findall(item.input)})))

@@ -2,7 +2,8 @@
 
 The layout of a data folder: ``gsm8k/train.jsonl``, ``gsm8k/test.jsonl``, ``bbh/<task>.json``, ``aqua/test.json``,
 ``mmlu/<subject>_test.csv``, ``multiarith/MultiArith.json``, ``ordered-prompt/<task>/{train,dev_subsample,test}.jsonl``,
-``leopard/<task>_eval.json`` and ``bigbench/<path>/task.json``, each as its authors published it.
+``leopard/<task>_eval.json`` and ``bigbench/<path>/task.json``, each as its authors published it, and ``evoprompt``, a
+checkout of beeevita/EvoPrompt.
 """
 
 from __future__ import annotations

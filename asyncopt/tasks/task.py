@@ -73,7 +73,8 @@ class Task:
 
     ``classes`` are the answers that there are, where they are few: for each its verbalizers, the texts that may stand
     for it, as ``yes|Yes`` (Deep Language Networks). ``hidden_initial`` is where the search for the prompt of a hidden
-    layer starts, as ``initial`` is for the layer that answers.
+    layer starts, as ``initial`` is for the layer that answers. ``system`` is a system message before every prompt of
+    the scorer, where it is not empty.
 
     A ``metric`` is a function of your own that takes the place of the rules of grading: it gets the answer, which is
     whatever a model wrote, and the example, and returns a grade from 0 to 1. It runs in a thread, some at once, for at
@@ -102,6 +103,7 @@ class Task:
     hidden_initial: str = ""
     metric: Metric | None = None
     metric_seconds: float = 30.0
+    system: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -146,12 +148,15 @@ class Task:
                 answers=self.answers,
                 prompt=prompt or example.input,
                 after_cue=bool(self.final_answer_cue),
+                classes=self.classes,
             )
         )
 
     def parse(self, answer: str) -> str:
         """What the rules of grading take for the answer in a text; empty where there is none."""
-        return parse(self.kind, answer, answers=self.answers, after_cue=bool(self.final_answer_cue))
+        return parse(
+            self.kind, answer, answers=self.answers, after_cue=bool(self.final_answer_cue), classes=self.classes
+        )
 
     @cached_property
     def _class_of(self) -> dict[str, int]:
