@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from asyncopt import codec
 from asyncopt.config import BudgetConfig, Config, check
 from asyncopt.directory import JOURNAL, RANDOM, SWEEP, SWEEP_RESULT, differences, read_journal, read_json, take_lock
@@ -65,13 +63,16 @@ def _answerer(model: Mapping[str, Any]) -> str:
 class Sweep:
     """All studies of a sweep, each in a folder of its own, ``at_once`` of them running at a time.
 
-    ``budget`` is for all of them together; what a study's configuration states is for that study alone.
+    ``budget`` is for all of them together; what a study's configuration states is for that study alone. Where the
+    settings are optimizers that are compared, ``contest`` has them in their order, each with the one that it repeats
+    under other seeds, if it does; it is None for any other sweep.
     """
 
     name: str
     planned: tuple[Planned, ...]
     at_once: int
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    contest: Mapping[str, str | None] | None = None
 
     def __post_init__(self) -> None:
         names: dict[str, Planned] = {}
@@ -137,6 +138,9 @@ class SweepDirectory:
         # Written anew at each sitting: what does not decide the results, such as quotas, may have changed.
         manifest = {"name": sweep.name, "at_once": sweep.at_once, "subject": subject, "studies": studies}
         manifest["budget"] = sweep.budget.model_dump(exclude_none=True)
+        if sweep.contest is not None:
+            # As pairs: a JSON object may come back in another order from whatever has rewritten it.
+            manifest["contest"] = list(sweep.contest.items())
         self.write(MANIFEST, codec.dumps({"v": 1, "asyncopt": __version__, **manifest}))
 
     def write(self, name: str, content: bytes) -> None:
@@ -169,8 +173,10 @@ def read_sweep(directory: Path) -> Sweep:
             Planned(row["task"], row["setting"], row["seed"], check(row["config"], str(path)))
             for row in manifest["studies"]
         )
-        return Sweep(str(manifest["name"]), planned, manifest["at_once"], BudgetConfig(**manifest["budget"]))
-    except (KeyError, TypeError, ValidationError):
+        budget, pairs = BudgetConfig(**manifest["budget"]), manifest.get("contest")
+        contest = None if pairs is None else {str(name): repeated for name, repeated in pairs}
+        return Sweep(str(manifest["name"]), planned, manifest["at_once"], budget, contest)
+    except (KeyError, TypeError, ValueError):  # pydantic's are ValueErrors
         raise ConfigError(f"{path} is damaged; restore it from a copy, or start the sweep anew elsewhere") from None
 
 
@@ -195,6 +201,11 @@ def read_random(directory: Path) -> Result | None:
 def is_sweep(directory: Path) -> bool:
     """Whether a sweep is kept in this directory."""
     return (directory / MANIFEST).is_file()
+
+
+def is_contest(directory: Path) -> bool:
+    """Whether a comparison of optimizers is kept in this directory."""
+    return is_sweep(directory) and read_json(directory / MANIFEST).get("contest") is not None
 
 
 def charge_earlier(account: Account, directories: Iterable[Path]) -> None:

@@ -18,13 +18,13 @@ LAYERS: dict[str, int] = {
     "pump": 2, "workers": 2, "verdicts": 2, "lookups": 2,
     "evaluation": 3, "outcomes": 3, "baselines": 3, "optimizers": 3,
     "assess": 4, "journal": 4, "directory": 4, "result": 4, "chronicle": 4, "scoring": 4, "study": 4, "config": 4,
-    "sweep": 4, "proxy": 4, "sweepfile": 4, "repetitions": 4, "configs": 4,
+    "sweep": 4, "proxy": 4, "sweepfile": 4, "repetitions": 4, "contest": 4, "configs": 4,
     "records": 4, "activity": 4, "ctl": 4, "view": 4, "pages": 4, "telemetry": 4, "forecast": 4,
     "local": 5,
     "cli": 6, "__main__": 6,
 }  # fmt: skip
 FRONT = "__init__"  # the package's front re-exports; nothing inside imports it
-USERS_OF_TESTING = ("cli.serve", "cli.simulate")  # `asyncopt simulate`
+USERS_OF_TESTING = ("cli.serve", "cli.simulate", "cli.compare_optimizers")  # `asyncopt simulate`, `compare --simulated`
 
 
 def modules() -> dict[str, Path]:

@@ -17,7 +17,8 @@ from asyncopt.config import check
 from asyncopt.local import LocalServer
 from asyncopt.tasks import Task, load
 from asyncopt.testing import AnswerModel, Constant, FaultPlan, LogNormal, items_of
-from asyncopt.testing.study import LOCAL_SLOTS, Simulated, simulate
+from asyncopt.testing.servers import LOCAL_SLOTS
+from asyncopt.testing.study import Simulated, simulate
 
 SECOND = {"latency": Constant(1.0)}
 OVERLAP = """

@@ -9,6 +9,7 @@ import typer
 from asyncopt.cli import commands_looking as looking
 from asyncopt.cli import commands_running as running
 from asyncopt.cli import commands_serving as serving
+from asyncopt.cli.commands_comparing import compare
 from asyncopt.version import __version__
 
 app = typer.Typer(
@@ -56,7 +57,7 @@ app.command()(looking.view)
 app.command()(looking.ctl)
 app.command()(looking.show)
 app.command()(looking.best)
-app.command()(looking.compare)
+app.command()(compare)
 app.command()(looking.report)
 app.command()(looking.export)
 app.command()(looking.doctor)

@@ -39,16 +39,6 @@ def best(
     show_best(directory, json=json)
 
 
-def compare(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIRECTORY", help="The directories of runs.")],
-    json: Json = False,
-) -> None:
-    """Put runs of one task beside each other, with paired differences on held-out examples."""
-    from asyncopt.cli.compare import compare_runs
-
-    compare_runs(directories, json=json)
-
-
 def view(
     directory: Annotated[Path, typer.Argument(help="A folder of runs, or the directory of one.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="An address of this machine; another one needs --token.")] = "127.0.0.1",

@@ -15,19 +15,21 @@ from random import Random
 from asyncopt import codec
 from asyncopt.cli.expected import expected, lines_of
 from asyncopt.cli.models import roles
-from asyncopt.config import Config, ModelConfig, OtherOptimizerConfig
+from asyncopt.config import Config, ModelConfig
 from asyncopt.errors import ConfigError
 from asyncopt.evaluation import FINAL_ANSWER_TOKENS, final_answer_request, scoring_request
-from asyncopt.limits.estimate import TokenEstimate
+from asyncopt.forecast.asking import Asking, Shown, asking_of
+from asyncopt.limits.estimate import BYTES_PER_TOKEN, TokenEstimate
 from asyncopt.local import is_local
 from asyncopt.optimizers import OPRO
-from asyncopt.optimizers.base import AnyTask, Optimizer, Seen
+from asyncopt.optimizers.base import AnyTask, Seen
 from asyncopt.optimizers.history import Entry, History
 from asyncopt.optimizers.opro.optimizer import domain_of
 from asyncopt.optimizers.overlap import START, Overlap, is_validated
 from asyncopt.tasks.task import Example, Task
 from asyncopt.values import Generate, Price, Usage
 
+_NETWORKS = ("dln1", "dln2")
 _INSTRUCTION = "x" * 160  # 40 tokens: those found by the paper have 10 to 60
 
 
@@ -57,6 +59,9 @@ def dry_run(configs: Sequence[Config], budget: Mapping[str, float | None], at_on
         sys.stdout.write(codec.json_line(value))
         return
     head = f"{len(configs)} studies" if len(configs) > 1 else ""
+    counted = sum(map(_is_counted, configs))
+    if 0 < counted < len(configs):
+        print(f"the most is counted of {counted} studies alone: how often networks ask depends on what they find")
     print(f"{head:12} {'calls':>10} {'input tokens':>14} {'output tokens':>14}  at most; nothing was sent")
     for part in [*parts, total] if every else []:
         usd = "" if part.usd is None else f"  ${part.usd:.2f}"
@@ -66,7 +71,7 @@ def dry_run(configs: Sequence[Config], budget: Mapping[str, float | None], at_on
 
 def _is_counted(config: Config) -> bool:
     """Whether there is a count of the most that it takes: how often networks ask depends on what they find."""
-    return not isinstance(config.optimizer, OtherOptimizerConfig)
+    return config.optimizer.name not in _NETWORKS
 
 
 def _sum(name: str, parts: Sequence[Part]) -> Part:
@@ -77,35 +82,58 @@ def _sum(name: str, parts: Sequence[Part]) -> Part:
 
 
 def planned(config: Config) -> list[Part]:
-    """The parts of the run: proposals, training, validation and test."""
+    """The parts of the run: proposals, the answers shown in them that no cache has, training, validation and test."""
     task = config.load_task()
     optimizer = config.build_optimizer(task)
-    if isinstance(config.optimizer, OtherOptimizerConfig):
+    if not isinstance(optimizer, Overlap):
         raise ConfigError(
-            f"the most is counted of OPRO's calls, and this is {optimizer.name}; `asyncopt plan` expects its calls"
+            f"the most is not counted of {optimizer.name}, whose calls depend on what it finds; `asyncopt plan` "
+            "expects its calls"
         )
-    proposals = _proposals(optimizer, task, roles(config).get("proposer"))
+    asking = asking_of(task, optimizer)
+    wanted = [_wanted(asking, step) for step in range(optimizer.steps)]
+    proposals = _proposals(optimizer, asking, task, sum(wanted), roles(config).get("proposer"))
     if not isinstance(task, Task):
         return [proposals]
     scorer = roles(config).get("scorer")
-    samples = config.optimizer.samples_per_step
-    every = optimizer.validate_every if isinstance(optimizer, Overlap) else None
-    due = [step for step in range(START, optimizer.steps) if is_validated(step, optimizer.steps, every)]
-    validated = sum(len(task.initial) if step == START else samples + 1 for step in due)
+    starts = len(task.initial) if asking is None else asking.starts
+    due = [step for step in range(START, len(wanted)) if is_validated(step, len(wanted), optimizer.validate_every)]
+    validated = sum(starts if step == START else wanted[step] + 1 for step in due)
+    again = 0 if asking is None or config.use_cache else asking.again
+    shown = [_scoring("shown", proposals.calls, task, task.train[:again], scorer)] if again else []
     return [
         proposals,
-        _scoring("training", len(task.initial) + optimizer.steps * samples, task, task.train, scorer),
+        *shown,
+        _scoring("training", _tried(optimizer, task, starts + sum(wanted)), task, task.train, scorer),
         _scoring("validation", validated, task, task.validation, scorer),
         _scoring("test", 2 if optimizer.steps else 1, task, task.test, scorer),
     ]
 
 
-def _proposals(optimizer: Optimizer, task: AnyTask, model: ModelConfig | None) -> Part:
-    if not isinstance(optimizer, OPRO):
+def _wanted(asking: Asking | None, step: int) -> int:
+    """How many proposals the step asks for."""
+    return 0 if asking is None else sum(asking.wanted(step, index) for index in range(asking.samples))
+
+
+def _tried(optimizer: Overlap, task: Task, candidates: int) -> int:
+    """How many of these there are at most; those that a race stops take less of the scoring calls than all examples."""
+    if optimizer.scoring_calls is None or optimizer.racing is not None:
+        return candidates
+    return min(candidates, optimizer.scoring_calls // max(len(task.train), 1))
+
+
+def _proposals(
+    optimizer: Overlap, asking: Asking | None, task: AnyTask, wanted: int, model: ModelConfig | None
+) -> Part:
+    if asking is None:
         return _part("proposals", 0, 0, 0, model)
-    calls = optimizer.steps * optimizer.samples_per_step * optimizer.attempts
-    sent = calls * _tokens(_meta_prompt(optimizer, task)) if calls else 0
-    return _part("proposals", calls, round(sent), calls * optimizer.max_tokens, model)
+    calls = wanted * asking.attempts
+    if isinstance(optimizer, OPRO):
+        sent = _tokens(_meta_prompt(optimizer, task)) if calls else 0.0
+    else:
+        answer = task.max_tokens if isinstance(task, Task) else 0
+        sent = asking.tokens(Shown(calls, calls, len(_INSTRUCTION) / BYTES_PER_TOKEN, answer))
+    return _part("proposals", calls, round(calls * sent), calls * asking.most, model)
 
 
 def _meta_prompt(optimizer: OPRO, task: AnyTask) -> Generate:

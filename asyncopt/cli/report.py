@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt import codec
+from asyncopt.cli.contest_text import contests_lines
 from asyncopt.cli.reading import read_run
 from asyncopt.cli.summary import LONGEST_PATH
 from asyncopt.directory import MANIFEST
@@ -16,7 +17,8 @@ from asyncopt.pages import comparison, document, report_html
 from asyncopt.pages.asked import Asked
 from asyncopt.pages.comparing import names_of
 from asyncopt.records import Run
-from asyncopt.sweep import is_sweep
+from asyncopt.records.contest import OfTask, contests_in
+from asyncopt.sweep import is_contest, is_sweep, read_ended, read_sweep
 
 MOST_ANSWERS = 4000  # in a report, over all of its runs; the live page has them all
 LONGEST_ANSWER = 4000  # characters
@@ -40,7 +42,9 @@ def write_report(directories: Sequence[Path], out: Path | None, against: str | N
         {**_with_answers(run, MOST_ANSWERS // len(runs)), "name": name}
         for run, name in zip(runs, names_of(runs), strict=True)
     ]
-    html = report_html(documents, comparison(runs) if len(runs) > 1 else None, beside)
+    contests = [one for directory in directories if is_contest(directory) for one in _contests(directory)]
+    optimizers = {"lines": contests_lines(contests)} if contests else None
+    html = report_html(documents, comparison(runs) if len(runs) > 1 else None, beside, optimizers)
     try:
         write_atomically(path, html.encode())
     except OSError as error:
@@ -59,6 +63,12 @@ def _runs_in(directories: Sequence[Path]) -> Iterator[Path]:
         if not found:
             raise ConfigError(f"none of the runs of the sweep in {directory} has begun")
         yield from found
+
+
+def _contests(directory: Path) -> list[OfTask]:
+    """The comparison of optimizers in this directory, task by task."""
+    sweep = read_sweep(directory)
+    return contests_in(directory, sweep, read_ended(directory, sweep))
 
 
 def _default(directories: Sequence[Path]) -> Path:

@@ -15,7 +15,8 @@ from asyncopt.cli.sweep import sweep_path
 from asyncopt.config import Config
 from asyncopt.errors import ConfigError
 from asyncopt.testing.process import server_parameters
-from asyncopt.testing.study import Simulated, Tried, Use, simulate
+from asyncopt.testing.servers import Use
+from asyncopt.testing.study import Simulated, Tried, simulate
 
 _OF_SERVERS = {"port": "--port", "key": "--key"}
 _ABOUT_THE_STUDY = ("study", "settings", "repeat", "json", "seed", "data")

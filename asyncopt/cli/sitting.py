@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -14,6 +14,7 @@ from asyncopt.cli.models import open_models, roles, start_local_servers
 from asyncopt.cli.run import baseline_of, cache_path, study_of
 from asyncopt.cli.signals import Stop
 from asyncopt.cli.sweep_display import NotesOf, SweepDisplay
+from asyncopt.cli.twice import asked_twice
 from asyncopt.config import Config, ModelConfig, ModelsConfig
 from asyncopt.ctl import Controls
 from asyncopt.engine import Engine, Model
@@ -21,9 +22,11 @@ from asyncopt.errors import BudgetExhausted
 from asyncopt.limits.budget import Account
 from asyncopt.local.lasting import LastingServer
 from asyncopt.optimizers.base import AnyTask
+from asyncopt.records.contest import CONTEST, TWICE, Grades, OfTask, contests_in, twice_json
 from asyncopt.repetitions import ended_json, results_csv, summary_json
 from asyncopt.study import Study
 from asyncopt.sweep import RESULT, Ended, Planned, Sweep, SweepDirectory, run_studies
+from asyncopt.tasks.task import Task
 from asyncopt.telemetry import observing
 
 TABLE = "results.csv"
@@ -75,8 +78,10 @@ class Sitting:
                 self._studies[one.name] = self._study(one, models)
             async with self._display.showing(engine, self.place):
                 self.ended = await self._within_seconds()
-            self._keep()
-            self._display.results(self.ended, self.place)
+                await self._ask_twice(models)
+            contests = contests_in(self.place, self.sweep, self.ended)
+            self._keep(contests)
+            self._display.results(self.ended, self.place, contests)
 
     def _figures(self) -> dict[str, Any]:
         """The figures of all studies together, with those of earlier sittings where the sweep has a budget."""
@@ -118,7 +123,18 @@ class Sitting:
         result = await study.run()
         return Ended(one, result, await baseline_of(study))
 
-    def _keep(self) -> None:
+    async def _ask_twice(self, models: Mapping[ModelConfig, Model]) -> None:
+        """Ask for the initial instructions of an A/A comparison twice, and keep what they got."""
+        found: dict[str, tuple[Grades, Grades]] = {}
+        for one in self.sweep.planned if any((self.sweep.contest or {}).values()) else ():
+            task = self._tasks[one.name]
+            if one.task not in found and isinstance(task, Task):
+                scorer = models[roles(one.config)["scorer"]].charged_to(self._total)
+                found[one.task] = await asked_twice(scorer, task)
+        if found:
+            self._kept.write(TWICE, twice_json(found))
+
+    def _keep(self, contests: Sequence[OfTask]) -> None:
         value = {
             "name": self.sweep.name,
             **summary_json(self.ended),
@@ -126,6 +142,8 @@ class Sitting:
         }
         self._kept.write(RESULT, codec.dumps(value))
         self._kept.write(TABLE, results_csv(self.ended))
+        if contests:
+            self._kept.write(CONTEST, codec.dumps([one.to_json() for one in contests]))
 
 
 def _alone(wanted: ModelConfig, config: Config) -> Config:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt import codec, configs
+from asyncopt.cli.contest_text import contests_lines
 from asyncopt.cli.display_choice import ShownAs
 from asyncopt.cli.dry_run import dry_run as tell
 from asyncopt.cli.models import check_model
@@ -24,6 +25,7 @@ from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError
 from asyncopt.limits.budget import UNLIMITED, Account
 from asyncopt.local import is_local
 from asyncopt.optimizers.base import AnyTask
+from asyncopt.records.contest import contests_in
 from asyncopt.repetitions import ended_json, summary_json
 from asyncopt.sweep import Ended, Planned, Sweep, SweepDirectory, charge_earlier, read_ended, read_sweep
 from asyncopt.sweepfile import cells, has_tasks, read_sweep_file
@@ -62,13 +64,13 @@ def planned_sweep(
         if flag is not None:
             raise ConfigError(f"--set {setting} would be the same for every study; give {flag} instead")
     file = read_sweep_file(path)
-    chosen = cells(file, path, _names(tasks), _seeds(seeds))
+    chosen = cells(file, path, _names(tasks), seeds_in(seeds))
     planned = []
     for cell in chosen:
         source = f"{path}, {cell.task} with {cell.setting}"
         config = settle(cell.task, {**cell.tables, **flags}, base_url, None, list(settings), source)
         planned.append(Planned(cell.task, cell.setting, cell.seed, config))
-    return Sweep(file.name, tuple(planned), file.studies if studies is None else studies, _budget(budget))
+    return Sweep(file.name, tuple(planned), file.studies if studies is None else studies, budget_of(budget))
 
 
 def _names(text: str | None) -> list[str] | None:
@@ -80,7 +82,8 @@ def _names(text: str | None) -> list[str] | None:
     return names
 
 
-def _seeds(text: str | None) -> list[int] | None:
+def seeds_in(text: str | None) -> list[int] | None:
+    """The seeds in a text such as ``0,1,2``; None without one."""
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
@@ -132,7 +135,7 @@ def start_sweep(sweep: Sweep, directory: Path | None, shown: ShownAs, *, wait: b
     for name in sweep.planned[0].config.observers:
         maker_of(name)  # before there is a directory
     _check_prices(sweep)
-    tasks = _loaded(sweep)
+    tasks = loaded(sweep)
     for wanted in models_of(sweep):
         check_model(wanted)
     place = directory or new_directory(sweep.name)
@@ -152,7 +155,7 @@ def resume_sweep(directory: Path, budget: str | None, shown: ShownAs, *, wait: b
     It has the budget that it was started with; what ``budget`` says takes its place.
     """
     sweep = read_sweep(directory)
-    given = {} if budget is None else _budget(budget).model_dump(exclude_none=True)
+    given = {} if budget is None else budget_of(budget).model_dump(exclude_none=True)
     start_sweep(replace(sweep, budget=sweep.budget.model_copy(update=given)), directory, shown, wait=wait)
 
 
@@ -160,12 +163,14 @@ def show_sweep(directory: Path, *, json: bool) -> None:
     """Print the table of the studies that have a result by now; the sweep may be going on meanwhile."""
     sweep = read_sweep(directory)
     ended = read_ended(directory, sweep)
+    contests = contests_in(directory, sweep, ended)
     if json:
         value = {"name": sweep.name, **summary_json(ended), "studies": [ended_json(one) for one in ended]}
+        value |= {"contests": [one.to_json() for one in contests]} if contests else {}
         sys.stdout.write(codec.json_line(value))
         return
     print(f"{codec.printable(sweep.name, 60)}: {len(ended)} of {len(sweep.planned)} studies have ended")
-    print("\n".join(table_lines(ended)))
+    print("\n".join(contests_lines(contests) if contests else table_lines(ended)))
 
 
 def list_sweeps(*, json: bool) -> None:
@@ -181,7 +186,8 @@ def list_sweeps(*, json: bool) -> None:
 # -- checked before the first call -------------------------------------------------------------------------------------
 
 
-def _budget(text: str | None) -> BudgetConfig:
+def budget_of(text: str | None) -> BudgetConfig:
+    """The budget in a text such as ``calls=2000,usd=1.5``; without one, no limit."""
     if text is None:
         return BudgetConfig()
     return check({"task": {"name": "any"}, "budget": parse_budget(text)}, "--budget").budget
@@ -196,7 +202,7 @@ def _check_prices(sweep: Sweep) -> None:
             )
 
 
-def _loaded(sweep: Sweep) -> dict[str, AnyTask]:
+def loaded(sweep: Sweep) -> dict[str, AnyTask]:
     """The task of every study; equal tables with one seed are loaded once."""
     known: dict[bytes, AnyTask] = {}
     tasks: dict[str, AnyTask] = {}

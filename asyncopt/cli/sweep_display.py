@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt import codec
+from asyncopt.cli.contest_text import contests_lines
 from asyncopt.cli.display import LONG_PAUSE
 from asyncopt.cli.display_choice import ShownAs, choose_display
 from asyncopt.cli.status import RATE_SECONDS
@@ -19,6 +20,7 @@ from asyncopt.cli.sweep_table import ended_line, table_lines
 from asyncopt.engine import Engine
 from asyncopt.events import AttemptFailed, CacheDegraded, Event, LimitChanged, Note
 from asyncopt.limits.budget import Account
+from asyncopt.records.contest import OfTask
 from asyncopt.repetitions import ended_json, summary_json
 from asyncopt.sweep import Ended, Sweep
 
@@ -129,19 +131,21 @@ class SweepDisplay:
         else:
             self.line(ended_line(ended))
 
-    def results(self, ended: Sequence[Ended], place: Path) -> None:
-        """The table of all studies, on standard output."""
+    def results(self, ended: Sequence[Ended], place: Path, contests: Sequence[OfTask] = ()) -> None:
+        """The table of all studies, on standard output; of a comparison of optimizers, its figures instead."""
         dispatchers = () if self._engine is None else self._engine.dispatchers
         attributions = [Attribution.of(one) for one in dispatchers]
         if self._json:
             done = {"event": "done", "name": self._sweep.name, "directory": str(place), **summary_json(ended)}
             failed = [one.planned.name for one in ended if one.error is not None]
             used = [asdict(one) for one in attributions if one.attempts]
-            self._put({**done, "failed": failed, "calls": self._calls, "attribution": used})
+            compared = {"contests": [one.to_json() for one in contests]} if contests else {}
+            self._put({**done, **compared, "failed": failed, "calls": self._calls, "attribution": used})
             return
         taken = f"{len(ended)} studies, {self._calls} calls in this sitting"
         table = codec.printable(str(place / "results.csv"), LONGEST_PATH)
-        lines = [*table_lines(ended), "", taken, *attribution_lines(attributions), table]
+        found = ["", *contests_lines(contests)] if contests else table_lines(ended)
+        lines = [*found, "", taken, *attribution_lines(attributions), table]
         print("\n".join(lines))
 
 

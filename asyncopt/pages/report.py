@@ -19,18 +19,20 @@ def report_html(
     documents: Sequence[Mapping[str, Any]],
     comparison: Mapping[str, Any] | None = None,
     against: Mapping[str, Any] | None = None,
+    contests: Mapping[str, Any] | None = None,
 ) -> str:
     """The HTML of a report on these :func:`~asyncopt.pages.document.document` values, the first of them shown first.
 
     ``comparison`` is of :func:`~asyncopt.pages.comparing.comparison`; ``against`` has ``lines`` of a table of published
-    results. Its policy lets nothing be loaded, and runs our script alone: by its hash.
+    results, and ``contests`` those of comparisons of optimizers. Its policy lets nothing be loaded, and runs our script
+    alone: by its hash.
     """
     style, script = ("\n".join(asset(name) for name in names) for names in (STYLES, SCRIPTS))
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    data = {"documents": documents, "comparison": comparison, "against": against}
+    data = {"documents": documents, "comparison": comparison, "against": against, "contests": contests}
     names = [str(one["head"]["task"]) for one in documents]
     title = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else "".join(names)
     return render(title=codec.clean(title), csp=policy, style=style, script=script, data=embedded(data))

@@ -22,7 +22,7 @@ function comparison(documents, compared, choose) {
     compared.paired.length > 0 && [
       h("h3", {}, "Against the first, on the same held-out examples"),
       h("div", { class: "scroll", tabindex: "0" }, pairsTable(compared)),
-      h("p", { class: "note" }, `Points of percent by which the best candidate of each is above that of ${compared.first}; 95 % intervals by Bonett and Price, p by McNemar's exact test. Nothing is corrected for how many runs are compared.`),
+      h("p", { class: "note" }, `Points of percent by which the best candidate of each is above that of ${compared.first}; 95 % intervals by Bonett and Price, p by McNemar's exact test, or Student's where grades lie between 0 and 1. The verdict is at 5 % by the p that Holm adjusts for how many runs are compared. It is about these candidates on new examples: other seeds may find other candidates.`),
     ],
   );
 }
@@ -58,24 +58,39 @@ function runsTable(documents, compared, choose) {
   return table("The runs", ["run", "problem", "training", "held out (95 %)", "steps", "calls", "cost", "time", "best"], rows);
 }
 
+function pValue(p) {
+  return p < 0.001 ? "< 0.001" : p.toFixed(3);
+}
+
 function pairsTable(compared) {
   const rows = compared.paired.map((one) => [
     h("span", { class: "theirs" }, one.name),
     h("b", {}, points(one.difference)),
     `${points(one.low)} to ${points(one.high)}`,
-    one.p === null ? NONE : one.p < 0.001 ? "< 0.001" : one.p.toFixed(3),
+    pValue(one.p),
+    pValue(one.p_holm),
+    one.verdict,
     one.left_out ? `${count(one.n)} (${count(one.left_out)} left out)` : count(one.n),
     `${count(one.only_this)} here, ${count(one.only_first)} there`,
   ]);
-  return table("Paired differences", ["run", "difference", "95 % interval", "p", "n", "right in one alone"], rows);
+  return table("Paired differences", ["run", "difference", "95 % interval", "p", "p by Holm", "verdict", "n", "right in one alone"], rows);
 }
 
 /** Tables of published results beside the runs, as text columns made by the same code as the terminal's. */
 function published(against) {
+  return textCard("published", "Beside published results", against.lines);
+}
+
+/** A comparison of optimizers over their seeds, as the same text columns. */
+function contests(compared) {
+  return textCard("contests", "The optimizers beside each other", compared.lines);
+}
+
+function textCard(id, title, lines) {
   return h(
     "section",
-    { id: "published", class: "card whole-width" },
-    h("h2", {}, "Beside published results"),
-    h("pre", { class: "theirs", tabindex: "0" }, against.lines.join("\n")),
+    { id, class: "card whole-width" },
+    h("h2", {}, title),
+    h("pre", { class: "theirs", tabindex: "0" }, lines.join("\n")),
   );
 }

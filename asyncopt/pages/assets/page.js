@@ -85,7 +85,11 @@ async function start() {
   const source = data ? carried(data) : served(show);
   let leave = () => {};
   let choose = () => {};
-  const extra = [data?.comparison && comparison(data.documents, data.comparison, (id) => choose(id)), data?.against && published(data.against)];
+  const extra = [
+    data?.contests && contests(data.contests),
+    data?.comparison && comparison(data.documents, data.comparison, (id) => choose(id)),
+    data?.against && published(data.against),
+  ];
   const { parts, chooser } = build(source, status, extra);
   choose = (id) => {
     leave();
