@@ -1,10 +1,11 @@
 """Whether `asyncopt plan` is right: simulated studies beside the forecasts that were made before them.
 
-Tasks of all sizes, OPRO with its options, APE, DLN-1 and DLN-2, stated and announced quotas, fixed and adaptive
-concurrency, constant and log-normal latencies with and without a tail ten times as long, proposers that repeat
-themselves. Each study has a pilot of 40 calls against a server of the same kind with other latencies, then a forecast,
-then the run itself, on virtual clocks. Printed is in how many of them the run's calls, dollars and seconds lay within
-the 90 % intervals, and how wide these are: the median of (high - low) / middle.
+Tasks of all sizes, OPRO with its options, APE, EvoPrompt in all orders, paraphrases, reflection, DLN-1, DLN-2, limits
+of scoring calls, stated and announced quotas, fixed and adaptive concurrency, constant and log-normal latencies with
+and without a tail ten times as long, proposers that repeat themselves. Each study has a pilot of 40 calls against a
+server of the same kind with other latencies, then a forecast, then the run itself, on virtual clocks. Printed is in how
+many of them the run's calls, dollars and seconds lay within the 90 % intervals, and how wide these are: the median of
+(high - low) / middle.
 
     python benchmarks/plan.py --studies 300 --jobs 2
 """
@@ -24,7 +25,11 @@ from common import parser, table, write_json
 
 from asyncopt import OPRO, Engine, Example, MemoryCache, Model, Quota, Study, Task
 from asyncopt.forecast import Forecast, Interval, Listener, Pilot, Served, forecast, run_pilot
-from asyncopt.optimizers import APE, DLN1, DLN2, Optimizer
+from asyncopt.forecast.asking import asking_of
+from asyncopt.optimizers import APE, DLN1, DLN2, Optimizer, Paraphrase, Reflective
+from asyncopt.optimizers.evoprompt import EvoPromptDE, EvoPromptGA, Order
+from asyncopt.optimizers.evoprompt.pool import SENTENCES
+from asyncopt.optimizers.overlap import Overlap
 from asyncopt.testing import AnswerModel, LogNormal, SimulatedAPI, items_of, run_virtual
 from asyncopt.testing.abilities import Abilities
 from asyncopt.testing.chance import digest_of
@@ -74,6 +79,12 @@ def drawn(seed: int) -> Drawn:
     rng = Random(f"plan:{seed}")
     optimizer = _optimizer(rng)
     task = _classes(rng) if isinstance(optimizer, DLN1 | DLN2) else _task(rng)
+    if isinstance(optimizer, Paraphrase) and not task.initial[0]:
+        task = replace(task, initial=("Answer.",))
+    if isinstance(optimizer, Overlap) and rng.random() < 0.25:
+        asking = asking_of(task, optimizer)
+        starts = 1 if asking is None else asking.starts
+        optimizer = replace(optimizer, scoring_calls=int((starts + rng.uniform(1, 30)) * len(task.train)))
     stated, server = _quota(rng, task.max_tokens)
     items = items_of([task])
     answers = AnswerModel(seed, items) if rng.random() < 0.7 else Repeating(seed, items, rng.choice([1, 3, 8, 20]))
@@ -114,6 +125,8 @@ def _optimizer(rng: Random) -> Optimizer:
         [{}, {}, {}, {"lag": 6}, {"lag": 20}, {"lag": 4, "quorum": 0.8}, {"racing": 0.1}, {"validate_every": 2}]
     )
     chance = rng.random()
+    if rng.random() < 0.4:
+        return _evolving(rng, overlap)
     if chance < 0.12:
         return APE(samples=rng.choice([6, 15]), rounds=rng.choice([0, 2]), **overlap)
     if chance < 0.24:
@@ -130,6 +143,24 @@ def _optimizer(rng: Random) -> Optimizer:
         steps=rng.choice([3, 6, 12]), samples_per_step=rng.choice([2, 4, 8]), temperature=temperature,
         max_tokens=256, meta_prompt=meta, **overlap,
     )  # fmt: skip
+
+
+def _evolving(rng: Random, overlap: dict[str, Any]) -> Optimizer:
+    """An optimizer that makes instructions of instructions."""
+    temperature = rng.choice([1.0, 0.5])
+    chance, steps = rng.random(), rng.choice([2, 4])
+    if chance < 0.6:
+        order: Order = rng.choice(["best_at_generation_start", "serial_best", "steady_state"])
+        if order == "serial_best":
+            overlap.pop("lag", None)
+        pool = SENTENCES if rng.random() < 0.4 else ("Add.", "What is the sum?", "Say the number.")
+        shared: Any = {"popsize": rng.choice([4, 8]), "generations": steps, "order": order, "pool": pool, **overlap}
+        return EvoPromptGA(**shared) if chance < 0.3 else EvoPromptDE(**shared)
+    if chance < 0.8:
+        return Reflective(steps=rng.choice([3, 6, 12]), samples_per_step=rng.choice([2, 4]), **overlap)
+    return Paraphrase(
+        steps=rng.choice([3, 6, 12]), samples_per_step=rng.choice([2, 4, 8]), temperature=temperature, **overlap
+    )
 
 
 def _latency(rng: Random) -> Latency:
@@ -224,7 +255,8 @@ def outcome_of(what: Drawn, calls: int = 40) -> Outcome:
 
 def _described(what: Drawn) -> str:
     optimizer = what.optimizer
-    options = {name: getattr(optimizer, name, None) for name in ("lag", "quorum", "racing", "validate_every")}
+    names = ("lag", "quorum", "racing", "validate_every", "scoring_calls")
+    options = {name: getattr(optimizer, name, None) for name in names}
     on = " ".join(f"{name}={value}" for name, value in options.items() if value)
     temperature = getattr(optimizer, "temperature", 1.0)
     return (

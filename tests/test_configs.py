@@ -12,7 +12,7 @@ from asyncopt import configs
 from asyncopt.cli.sweep import planned_sweep
 from asyncopt.errors import ConfigError
 from asyncopt.sweep import Sweep
-from asyncopt.sweepfile import read_sweep_file
+from asyncopt.sweepfile import SweepFile, read_sweep_file
 from asyncopt.tasks.mmlu import files_of
 from asyncopt.testing import AnswerModel, Constant, SimulatedAPI
 from asyncopt.testing.process import known_items
@@ -51,6 +51,23 @@ def own_mmlu(folder: Path) -> Path:
     return folder
 
 
+def own_examples(folder: Path, published: Path, tasks: list[str]) -> Path:
+    """The published items of BIG-Bench Hard, with worked examples and a pool in the form of EvoPrompt's repository."""
+    (folder / "BBH/lib_prompt").mkdir(parents=True)
+    (folder / "bbh").symlink_to(published / "bbh")
+    (folder / "BBH/prompts.txt").write_text("Think first.\nTake your time.\n")
+    for task in tasks:
+        stem = task.removeprefix("evoprompt/")
+        (folder / f"BBH/lib_prompt/{stem}.txt").write_text("Q: Is it so?\nA: <prompt> It is. So the answer is Yes.\n")
+    return folder
+
+
+def evolves(file: SweepFile) -> bool:
+    """Whether the sweep has optimizers that count generations, so that ``--steps`` is not theirs."""
+    names = [tables.get("optimizer", {}).get("name", "opro") for tables in file.settings.values()]
+    return any(name.startswith("evoprompt") for name in names)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("name", NAMES)
 def test_a_ready_configuration_runs_for_two_steps(
@@ -61,9 +78,12 @@ def test_a_ready_configuration_runs_for_two_steps(
     more: list[str] = []
     if tasks == ["mmlu/stem"]:
         more = ["--data", str(own_mmlu(tmp_path / "data"))]
+    elif tasks[0].startswith("evoprompt/"):
+        more = ["--data", str(own_examples(tmp_path / "data", request.getfixturevalue("data"), tasks))]
     elif any(task.startswith(("gsm8k", "bbh/")) for task in tasks):
         more = ["--data", str(request.getfixturevalue("data"))]
-    sizes = ["--steps", "2", "--limit", "2", "--seeds", "1"]
+    small = ["--set", "optimizer.scoring_calls=12"] if evolves(file) else ["--steps", "2"]
+    sizes = [*small, "--limit", "2", "--seeds", "1"]
     place = ["--directory", str(tmp_path / "sweep"), "--json"]
     models = ["--scorer", "mock", "--proposer", "mock", "--base-url", url]
     done = asyncopt("sweep", name, *models, *sizes, *more, *place)
@@ -76,7 +96,7 @@ def test_a_ready_configuration_runs_for_two_steps(
     assert all((group["n"], group["failed"]) == (1, 0) for group in end["groups"])
     for study in done.events("study"):
         result = study["result"]
-        assert result["steps"] == 2 or result["solved"]
+        assert evolves(file) or result["steps"] == 2 or result["solved"]
         assert result["seed"] == 1
         assert result["unscored"] == 0
 
@@ -123,6 +143,37 @@ def test_the_numbers_are_the_papers() -> None:
     pretrained = planned("opro-pre-trained").planned[0].config
     assert pretrained.task.options["initial"] == ["", "The answer is"]
     assert pretrained.optimizer.temperature == 1.5
+
+
+A10 = ["opro-figure-12-against-evoprompt", "opro-figure-12-against-evoprompt-bbh"]
+
+
+@pytest.mark.parametrize("name", A10)
+def test_opro_and_evoprompt_begin_with_the_same_and_score_as_many_answers(name: str, data: Path) -> None:
+    first = planned(name, **{"task.data": data}).planned
+    assert sorted({one.seed for one in first}) == [0, 1, 2]
+    configs = {one.setting: one.config for one in first}
+    task = configs["opro"].load_task()
+    assert len(task.initial) == 2
+    optimizers = {setting: config.build_optimizer(task) for setting, config in configs.items()}
+    opro, *evolving = (optimizers[setting] for setting in ("opro", "evoprompt-ga", "evoprompt-de"))
+    assert (opro.temperature, {one.temperature for one in evolving}) == (1.0, {0.5})
+    assert all(one.starts(task) == list(task.initial) for one in evolving)
+    assert {one.scoring_calls for one in optimizers.values()} == {1600 * len(task.train)}
+    assert min(one.steps * samples for one, samples in ((opro, 8), *((one, 10) for one in evolving))) > 2 * 1600
+
+
+def test_evoprompts_own_setting_has_the_calls_of_the_reference(data: Path, tmp_path: Path) -> None:
+    tasks = [task["name"] for task in read_sweep_file(configs.path_of("evoprompt-bbh")).tasks]
+    folder = own_examples(tmp_path / "data", data, tasks)
+    sweep = planned("evoprompt-bbh", **{"task.data": folder})
+    assert len(tasks) == 23
+    assert {one.setting for one in sweep.planned} == {"ga", "de"}
+    for one in sweep.planned[:2]:
+        task = one.config.load_task()
+        optimizer = one.config.build_optimizer(task)
+        assert (len(task.train), optimizer.popsize, optimizer.generations) == (50, 10, 10)
+        assert optimizer.starts(task) == ["Think first.", "Take your time."]
 
 
 def test_thirds_are_thirds(data: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from asyncopt.cli.app import app
 from asyncopt.cli.dry_run import Part, planned
 from asyncopt.config import check
+from asyncopt.errors import ConfigError
 from asyncopt.testing.study import simulate
 
 MODELS = {"scorer": {"model": "a"}, "proposer": {"model": "b", "usd_per_million_output_tokens": 2.0}}
@@ -29,6 +30,43 @@ def test_the_calls_are_those_of_the_papers_loop() -> None:
     assert found["proposals"].usd == pytest.approx(15 * 1024 * 2e-6)
     assert found["training"].usd is None  # no price is stated
     assert found["training"].output_tokens == 16 * 40 * 16
+
+
+def test_scoring_calls_are_the_most_that_is_scored_in_training() -> None:
+    limited = parts(task={"name": "antonym"}, optimizer={"steps": 50, "scoring_calls": 1000})
+    assert limited["training"].calls == 1000
+    assert limited["proposals"].calls == 50 * 8  # those that repeat what is known take no scoring calls
+    raced = parts(task={"name": "antonym"}, optimizer={"steps": 50, "scoring_calls": 1000, "racing": 0.1})
+    assert raced["training"].calls == (1 + 50 * 8) * 40  # answers under way when a race is lost come on top
+
+
+@pytest.mark.parametrize("name", ["evoprompt-ga", "evoprompt-de", "paraphrase", "reflective", "ape"])
+def test_of_other_optimizers_the_calls_are_counted_and_expected(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "antonym", "--optimizer", name, "--scorer", "m", "--base-url", "http://127.0.0.1:9/v1", "--dry-run"]
+    more = ["--set", "optimizer.scoring_calls=1000", "--json"]
+    app([*run, *more], standalone_mode=False)
+    value = orjson.loads(capsys.readouterr().out)
+    assert value["expected"]["calls"]["high"] < 1.02 * value["total"]["calls"]  # some attempts are made again
+    least = 0.2 * 1000 if name == "ape" else 0.5 * 1000  # APE has 15 candidates
+    assert least < value["expected"]["calls"]["middle"] < 1000 + 2 * 100 + 500
+
+
+def test_answers_that_a_reflection_shows_are_asked_again_without_a_cache() -> None:
+    tables: dict[str, Any] = {"task": {"name": "antonym"}, "optimizer": {"name": "reflective", "steps": 5}}
+    assert "shown" not in parts(**tables)
+    assert parts(**tables, use_cache=False)["shown"].calls == 5 * 4 * 3
+
+
+def test_a_generation_is_counted_by_its_children() -> None:
+    optimizer = {"name": "evoprompt-de", "popsize": 6, "generations": 4, "pool": ["Think.", "Be quick."]}
+    found = parts(task={"name": "antonym"}, optimizer=optimizer)
+    assert found["proposals"].calls == 3 + 4 * 6
+    assert found["training"].calls == (3 + 3 + 4 * 6) * 40
+
+
+def test_networks_are_expected_and_not_counted() -> None:
+    with pytest.raises(ConfigError, match="asyncopt plan"):
+        parts(task={"name": "capital"}, optimizer={"name": "dln1"})
 
 
 def test_a_second_call_for_the_final_answer_counts() -> None:

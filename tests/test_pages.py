@@ -335,6 +335,7 @@ def test_runs_are_held_against_the_first(tmp_path: Path, finished: tuple[Path, R
     assert (one["name"], one["n"]) == ("other", 20)
     assert one["low"] <= one["difference"] <= one["high"]
     assert one["difference"] * one["n"] == pytest.approx(one["only_this"] - one["only_first"])
+    assert (one["p_holm"], one["verdict"]) == (one["p"], "better" if one["p"] <= 0.05 else "no difference shown")
     assert compared["notes"] == []
 
 

@@ -113,7 +113,7 @@ def believe(pilot: Pilot, draws: Random, *, scored_at_most: int, proposed_at_mos
         float(draws.beta(1 + right, 1 + len(pilot.scores) - right)),
         bool(draws.random() < 0.5),
         float(draws.uniform(0.0, 1.0)),
-        float(draws.uniform(0.0, max(_REFUSED, pilot.throttled / max(pilot.attempts, 1) / 2))),
+        _refused(draws, pilot),
         float(draws.beta(pilot.retried, max(pilot.attempts - pilot.retried, 1))) if pilot.retried else 0.0,
         _pause(draws, pilot),
         {
@@ -123,6 +123,12 @@ def believe(pilot: Pilot, draws: Random, *, scored_at_most: int, proposed_at_mos
         },
         draws,
     )
+
+
+def _refused(draws: Random, pilot: Pilot) -> float:
+    """The share of calls that is refused; where the pilot met no refusal, there may be none."""
+    most = max(_REFUSED, pilot.throttled / max(pilot.attempts, 1) / 2)
+    return max(float(draws.uniform(0.0 if pilot.throttled else -most / 2, most)), 0.0)
 
 
 def _pause(draws: Random, pilot: Pilot) -> float:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from asyncopt.forecast.asking import asking_of
 from asyncopt.forecast.belief import Belief, believe
 from asyncopt.forecast.clock import Clock, Kind, Server
 from asyncopt.forecast.course import Course, Kinds, Tokens
 from asyncopt.forecast.networks import NetworkModel
 from asyncopt.forecast.noise import Noise, noise_of, quantile
 from asyncopt.forecast.pilot import NO_PILOT, Pilot
-from asyncopt.forecast.prompts import as_opro
 from asyncopt.forecast.steps import StepModel
 from asyncopt.limits.slots import HOSTED, Slots
 from asyncopt.optimizers import DLN1, DLN2
@@ -145,7 +145,7 @@ def _model(task: AnyTask, optimizer: Optimizer, cached: int, *, keeps: bool) -> 
     if isinstance(optimizer, DLN1 | DLN2):
         assert isinstance(task, Task)
         return NetworkModel(task, optimizer, cached=cached, keeps=keeps)
-    return StepModel(task, optimizer, cached=cached)
+    return StepModel(task, optimizer, cached=cached, keeps=keeps)
 
 
 def _limits(task: AnyTask, optimizer: Optimizer) -> tuple[int, int]:
@@ -153,9 +153,9 @@ def _limits(task: AnyTask, optimizer: Optimizer) -> tuple[int, int]:
     if isinstance(optimizer, DLN1 | DLN2):
         classes = isinstance(task, Task) and task.classes and optimizer.output_scoring == "logprobs"
         return 1 if classes else optimizer.forward_tokens, optimizer.proposal_tokens
-    opro = as_opro(optimizer)
+    asking = asking_of(task, optimizer)
     scored = task.max_tokens if isinstance(task, Task) else _NO_TASK_TOKENS
-    return scored, opro.max_tokens if opro is not None else 1
+    return scored, 1 if asking is None else asking.most
 
 
 def _found_out(served: Mapping[str, Served], pilot: Pilot) -> bool:

@@ -7,24 +7,22 @@ the same prompt is a draw of its own. The proposals are asked for as in the firs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from random import Random
 from typing import TypeAlias
 
 from asyncopt.engine import Engine, Model
 from asyncopt.errors import CallFailed, EndpointUnusable
 from asyncopt.events import CallEnded, Event
-from asyncopt.forecast.prompts import Sort, as_opro, first_candidate, likelihoods, meta_prompt, network_requests
+from asyncopt.forecast.asking import Reader, asking_of
+from asyncopt.forecast.prompts import Sort, first_candidate, likelihoods, network_requests
 from asyncopt.limits.estimate import TokenEstimate
 from asyncopt.metrics import MetricFailed, graded
 from asyncopt.optimizers import DLN1, DLN2
 from asyncopt.optimizers.base import AnyTask, Optimizer, derived_seed
 from asyncopt.optimizers.dln.proposals import read_prompt
-from asyncopt.optimizers.opro.domain import Style
-from asyncopt.optimizers.opro.optimizer import domain_of
 from asyncopt.tasks.task import Example, Task
-from asyncopt.values import Completion, Generate, Request, Sampling
+from asyncopt.values import Completion, Generate, Request
 
 PROPOSED = 8  # of the calls, and at most a fifth of them: proposals, as many as a step has
 WEIGHED = 2  # of the calls: likelihoods of each sort that a network asks for, and none where calls are few
@@ -255,9 +253,6 @@ async def _grade(task: Task, answer: str, example: Example) -> float | None:
         return None
 
 
-Reader: TypeAlias = Callable[[str], str | None]
-
-
 def _requests(
     task: AnyTask,
     optimizer: Optimizer,
@@ -274,30 +269,17 @@ def _requests(
             (_drawn(request, model, index, seed), (lambda text: read_prompt(text, stop)) if wanted else None)
             for index, (request, wanted) in enumerate(asked)
         ]
-    opro = as_opro(optimizer)
-    if opro is None:
-        return []
-    domain = domain_of(task, opro.styles, opro, seed)
-    requests: list[tuple[Generate, Reader | None]] = []
-    for index in range(count):
-        style = domain.styles[index % len(domain.styles)]
-        ask = meta_prompt(task, opro, style, shown=1, rng=Random(derived_seed(seed, 0, "pilot", index)))
-        grammar = ask.grammar if model.supports.grammar else None
-        sampling = Sampling(opro.temperature, max_tokens=opro.max_tokens, stop=ask.stop, grammar=grammar)
-
-        def read(text: str, style: Style = style) -> str | None:
-            return domain.read(style, text).text
-
-        requests.append((_drawn(Generate.of(ask.prompt, sampling), model, index, seed), read))
-    return requests
+    asking = asking_of(task, optimizer)
+    firsts = [] if asking is None else [asking.first(index, seed) for index in range(count)]
+    return [(_drawn(request, model, index, seed), read) for index, (request, read) in enumerate(firsts)]
 
 
 def _drawn(request: Generate, model: Model, index: int, seed: int) -> Generate:
-    """The request as a draw of its own, which no run asks for."""
-    number = derived_seed(seed, 0, "pilot", index)
-    return replace(
-        request, sampling=replace(request.sampling, draw=number, seed=number if model.supports.seed else None)
-    )
+    """The request as a draw of its own, which no run asks for, and as this model can be asked."""
+    number, supports, sampling = derived_seed(seed, 0, "pilot", index), model.supports, request.sampling
+    own = number if supports.seed else None
+    grammar = sampling.grammar if supports.grammar else None
+    return replace(request, sampling=replace(sampling, draw=number, seed=own, grammar=grammar))
 
 
 async def _proposed(
