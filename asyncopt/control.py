@@ -16,6 +16,7 @@ from asyncopt.limits import backoff
 from asyncopt.limits.breaker import Breaker, RetryBudget
 from asyncopt.limits.gate import Gate
 from asyncopt.limits.lanes import Lane, Lanes
+from asyncopt.limits.meter import Grants
 from asyncopt.limits.slots import HOSTED, Slots
 from asyncopt.values import NO_CONNECTION, Concurrency, Fault, FaultKind, Quota, RateLimits
 
@@ -36,6 +37,7 @@ class Control:
     def __init__(self, scope: str, quota: Quota, events: Events) -> None:
         self.scope = scope
         self.lanes = Lanes(quota)
+        self._grants: Grants | None = None
         concurrency = HOSTED if quota.concurrency is None else Concurrency.of(quota.concurrency)
         # Where a rate is stated the meters pace the start; where none is, it is felt for with a few calls.
         self.slots = Slots(concurrency, careful=not self.lanes.paced)
@@ -71,6 +73,22 @@ class Control:
         """Allow so many calls in flight from now on, and never more."""
         self.slots.set(most)
         self._changed("concurrency", self.slots.limit, "set by the user")
+
+    def share(self, grants: Grants) -> None:
+        """Keep the quota together with other processes."""
+        self._grants = grants
+        self.lanes.share(grants)
+
+    def divide(self, workers: int) -> None:
+        """So many processes share the limits from now on."""
+        self.slots.divide(workers)
+        self._changed("concurrency", self.slots.limit, f"shared by {workers}")
+
+    def paused_by_others(self, now: float, seconds: float) -> None:
+        """Another process was told to come back after so many seconds."""
+        if not self.gate.closed:
+            self.gate.close(now, seconds, self.gate.episode)
+            self._changed("gate", seconds, "another process was refused")
 
     # -- what happened -------------------------------------------------------------------------------------------------
 
@@ -154,6 +172,8 @@ class Control:
         self.lanes.refuse(lane, call.started_at, later, offered, ramp=fault.kind is FaultKind.RAMP)
         patience = max(_PATIENCE * (now - call.started_at), _LEAST_PATIENCE)
         self.gate.close(now, wait, call.episode, patience)
+        if self._grants is not None:
+            self._grants.pause(wait)
         needed = (self.lanes.requests.rate or 0.0) * self.latency
         self._changed("gate", wait, f"{fault.kind.value}: {fault.detail}")
         self._changed(lane.dimension, lane.rate, "refused")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from asyncopt.cache import Cache, SqliteCache
+from asyncopt.cache import Cache, cache_at
 from asyncopt.calls import Call, State, Waiter
 from asyncopt.dispatch import Dispatcher
 from asyncopt.endpoints.http import HttpEndpoint
@@ -21,6 +21,8 @@ from asyncopt.identity import RequestKeys
 from asyncopt.limits.budget import Account
 from asyncopt.limits.descriptors import most_sockets
 from asyncopt.lookups import Lookups
+from asyncopt.loops import to_its_end
+from asyncopt.shared import Coordinator, Sharing
 from asyncopt.values import (
     DEFAULT_SAMPLING,
     Capabilities,
@@ -52,7 +54,8 @@ class Engine:
     :class:`~asyncopt.cache.Cache`. Nothing is global: two engines in one process do not meet. An engine belongs to the
     loop it was entered in. When the block is left, calls in flight have ``grace`` seconds to bring what is paid for.
     With ``wait`` a server that asks for more than two minutes, such as for a quota of a day, is waited for; without, it
-    ends its studies with :class:`~asyncopt.errors.QuotaExhausted`, and they can be resumed.
+    ends its studies with :class:`~asyncopt.errors.QuotaExhausted`, and they can be resumed. With a ``coordinator``
+    quotas are those of all engines that have the same one, and a question that several ask is answered once.
     """
 
     def __init__(
@@ -62,11 +65,13 @@ class Engine:
         observers: Iterable[Observer] = (),
         grace: float = 5.0,
         wait: bool = False,
+        coordinator: Coordinator | None = None,
     ) -> None:
         self.events = Events(observers)
+        self._sharing = None if coordinator is None else Sharing(coordinator, self.events)
         self._grace = grace
         self._wait = wait
-        self._lookups = Lookups(SqliteCache(cache) if isinstance(cache, str | Path) else cache, self.events)
+        self._lookups = Lookups(cache_at(cache), self.events, coordinator)
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self._dispatchers: dict[tuple[str, str, str], Dispatcher] = {}
         self._shared: dict[bytes, Call] = {}
@@ -82,6 +87,8 @@ class Engine:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:
             raise AsyncoptError("the engine runs on asyncio; under anyio choose the asyncio backend") from None
+        if self._sharing is not None:
+            await self._sharing.start()
         return self
 
     async def __aexit__(
@@ -93,7 +100,7 @@ class Engine:
         try:
             await asyncio.gather(*(dispatcher.drain(self._grace) for dispatcher in self._dispatchers.values()))
         finally:
-            await _to_its_end(self._stop())
+            await to_its_end(self._stop())
 
     async def _stop(self) -> None:
         stopping = (dispatcher.stop() for dispatcher in self._dispatchers.values())
@@ -101,6 +108,8 @@ class Engine:
         for call in list(self._shared.values()):
             call.finish(AsyncoptError("the engine was closed before this call had its answer"))
         await self._lookups.aclose()
+        if self._sharing is not None:
+            await self._sharing.aclose()
 
     def model(
         self,
@@ -154,6 +163,8 @@ class Engine:
             dispatcher = self._dispatchers[key] = Dispatcher(
                 endpoint, scope, quota, self.events, wait_for_quota=self._wait
             )
+            if self._sharing is not None:
+                self._sharing.join(endpoint.identity, endpoint.account, scope, dispatcher.control)
             if self._concurrency is not None:
                 dispatcher.control.set_concurrency(self._concurrency)
             self._clamp(dispatcher)
@@ -228,20 +239,6 @@ class Engine:
     async def flush(self) -> None:
         """Return when all answers so far are on disk."""
         await self._lookups.flush()
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for something short, also where the waiting is cancelled: half an end would leave tasks and sockets."""
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError
 
 
 class Model:
@@ -379,6 +376,7 @@ class Model:
         self._dispatcher.withdraw(call)
         if call.state is State.DONE:
             self._engine._shared.pop(call.key, None)
+            self._engine._lookups.ended(call.key)
 
     def _done(self, call: Call, result: Answer | AsyncoptError) -> None:
         """Keep the answer, then tell everybody who waits for it."""
@@ -398,3 +396,5 @@ class Model:
                     if self._engine._closed:
                         waiter.exception()  # else asyncio complains of everybody who stopped caring before the end
         call.waiters.clear()
+        if self._engine._lookups.flights is not None:
+            self._engine._lookups.flights.ended(call.key)

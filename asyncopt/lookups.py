@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeAlias
+from collections.abc import Sequence
 
 from asyncopt.cache import Cache
 from asyncopt.cache.memory import Recent, pack, unpack
 from asyncopt.calls import Call, State
 from asyncopt.dispatch import Dispatcher
 from asyncopt.events import CacheDegraded, Events
+from asyncopt.flights import Asked, Flights
+from asyncopt.shared import Coordinator
 from asyncopt.values import Completion
-
-Asked: TypeAlias = tuple[Call, Dispatcher]
 
 
 class Lookups:
     """One engine's way to its cache, which may be None; what is asked within one turn of the loop is asked together."""
 
-    def __init__(self, cache: Cache | None, events: Events) -> None:
+    def __init__(self, cache: Cache | None, events: Events, coordinator: Coordinator | None = None) -> None:
         self._cache = cache
+        shared = cache is not None and coordinator is not None
+        self.flights = Flights(coordinator, self._answered, self.flush) if shared and coordinator else None
         self._events = events
         self._recent = Recent()
         self._asked: list[Asked] = []
@@ -46,27 +48,43 @@ class Lookups:
             dispatcher.enqueue(call)
             return
         if not self._asked:
-            task = asyncio.get_running_loop().create_task(self._answer(self._cache))
+            task = asyncio.get_running_loop().create_task(self._answer())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._asked.append((call, dispatcher))
 
-    async def _answer(self, cache: Cache) -> None:
+    def ended(self, key: bytes) -> None:
+        """A call has ended, with an answer that is kept or without one."""
+        if self.flights is not None:
+            self.flights.ended(key)
+
+    async def _answer(self) -> None:
         asked, self._asked = self._asked, []
-        found = await self._found(cache, [call.key for call, _ in asked])
+        missing = await self._answered(asked)
+        if self.flights is not None and missing:
+            missing = await self.flights.claim(missing)
+        for call, dispatcher in missing:
+            dispatcher.enqueue(call)
+
+    async def _answered(self, asked: Sequence[Asked]) -> list[Asked]:
+        """Answer what is in the cache; what is not, and is still wanted."""
+        assert self._cache is not None
+        found = await self._found(self._cache, [call.key for call, _ in asked])
+        missing = []
         for call, dispatcher in asked:
             if call.state is State.DONE:
                 continue
             value = found.get(call.key)
             completion = None if value is None else unpack(value)
             if completion is None:
-                dispatcher.enqueue(call)
+                missing.append((call, dispatcher))
             else:
                 self._recent.put(call.key, completion)
                 dispatcher.verdicts.answered_before(call)
                 for waiter in call.waiters:
                     waiter.account.count_hit()
                 call.finish(completion)
+        return missing
 
     async def _found(self, cache: Cache, keys: list[bytes]) -> dict[bytes, bytes]:
         """What the cache has; a cache that fails has nothing, and is complained of once."""
@@ -99,6 +117,8 @@ class Lookups:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.flights is not None:
+            await self.flights.aclose()
 
     async def aclose(self) -> None:
         """Close the cache, with everything in it on disk."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from asyncopt.limits.learner import RateLearner
-from asyncopt.limits.meter import BUCKET_SECONDS, Meter
+from asyncopt.limits.meter import BUCKET_SECONDS, Grants, Meter, SharedMeter
 from asyncopt.limits.refunds import Refunds
 from asyncopt.values import DIMENSIONS, Allowance, Dimension, Quota, RateLimits
 
@@ -21,15 +21,16 @@ _SAME = 0.02
 class Lane:
     """One dimension: what may be spent a second, and what has been."""
 
-    __slots__ = ("_largest", "_left", "_left_at_spent", "_most_left", "_paced_from", "announced", "dimension",
-                 "learner", "meter", "refunds", "refused", "spent", "stated", "wanted")  # fmt: skip
+    __slots__ = ("_grants", "_largest", "_left", "_left_at_spent", "_most_left", "_paced_from", "announced",
+                 "dimension", "learner", "meter", "refunds", "refused", "spent", "stated", "wanted")  # fmt: skip
 
     def __init__(self, dimension: Dimension, per_minute: float | None) -> None:
         self.dimension = dimension
+        self._grants: Grants | None = None  # where others share the quota
         self.stated = None if per_minute is None else per_minute / 60
         self.announced: float | None = None
         self.learner = RateLearner()
-        self.meter = None if self.stated is None else Meter(self.stated)
+        self.meter = None if self.stated is None else self._metered(self.stated)
         self.spent = self.refused = 0.0
         self._paced_from = 0.0  # of what was spent, the meter has granted what came after this
         self.refunds = Refunds()
@@ -37,6 +38,15 @@ class Lane:
         self._left: float | None = None
         self._left_at_spent = self._most_left = 0.0
         self._largest = 0.0  # what one call has taken at most; not of requests, which are counted exactly
+
+    def share(self, grants: Grants) -> None:
+        """Take permits from there from now on."""
+        self._grants = grants
+        if self.meter is not None:
+            self.meter = self._metered(self.meter.rate)
+
+    def _metered(self, rate: float) -> Meter:
+        return Meter(rate) if self._grants is None else SharedMeter(rate, self.dimension, self._grants)
 
     @property
     def known(self) -> float | None:
@@ -86,7 +96,7 @@ class Lane:
             return changed
         changed = self.meter is None or abs(rate - self.meter.rate) > 1e-9 * rate
         if self.meter is None:
-            self.meter = Meter(rate)
+            self.meter = self._metered(rate)
             self.meter.drain()
             self._paced_from = self.spent
         elif changed:
@@ -130,6 +140,8 @@ class Lane:
         """
         if self._left is None or self.meter is None or self.stated is not None or self.learner.rate is not None:
             return
+        if self._grants is not None:
+            return  # what is left, others see, too
         spare = self._left - (self.spent - self._left_at_spent) - RESERVE * self._most_left
         if spare > 1 and self.wanted:
             # Ticks may be late, by a minute where the machine has slept: no more than a bucket at once.
@@ -141,7 +153,10 @@ class Lane:
         ``offered`` is the rate of spending where no rate is in force.
         """
         rate = self.rate
-        self.learner.refused(at, self.spent - self.refused - in_flight, offered if rate is None else rate, ramp=ramp)
+        # The quota is everybody's, and what the others spend of it can only be taken to be as much.
+        workers = 1 if self._grants is None else self._grants.workers
+        granted = workers * (self.spent - self.refused - in_flight)
+        self.learner.refused(at, granted, workers * offered if rate is None else rate, ramp=ramp)
         if self.meter is not None and self.learner.rate is not None and self.known is not None:
             self.learner.rate = min(self.learner.rate, self.known)
         if self.dimension != "requests":
@@ -173,6 +188,11 @@ class Lanes:
 
     def _select(self) -> None:
         self._metered = [(index, lane) for index, lane in enumerate(self._all) if lane.meter is not None]
+
+    def share(self, grants: Grants) -> None:
+        """Take the permits of every dimension from where all processes of the account do."""
+        for lane in self._all:
+            lane.share(grants)
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._all)

@@ -7,16 +7,31 @@ dispatcher is its only caller, takes some 20 ms worth of permits at a time, and 
 
 from __future__ import annotations
 
+import asyncio
+from typing import Protocol
+
 from aiolimiter import AsyncLimiter
+
+from asyncopt.values import Dimension
 
 BUCKET_SECONDS = 0.1
 CHUNK_SECONDS = 0.02
 LONGEST_WAIT = 1.0  # seconds for a chunk: nobody is to wait long at a rate that has changed meanwhile
 SMALLEST_BUCKET = 2.0
+LEASE_SECONDS = 2.0
 _EPSILON = (
     1e-9  # the bucket is larger by this much, or rounding leaves it short of a permit for ever on a virtual clock
 )
 _DEEPEST_DEBT = 0.5  # seconds of rate: what a server's headers may hold us back at once
+
+
+def bucket_of(rate: float) -> float:
+    """How many permits may gather while nobody asks.
+
+    One at low rates, where a server may grant one at a time; two from ten a second on, where waking up late would lose
+    a part of the rate; then a tenth of a second's worth.
+    """
+    return max(min(1 + BUCKET_SECONDS * rate, SMALLEST_BUCKET), BUCKET_SECONDS * rate)
 
 
 class Meter:
@@ -31,9 +46,7 @@ class Meter:
 
     def _fill(self, rate: float) -> None:
         self.rate = rate
-        # One permit at low rates, where a server may grant one at a time; two from ten a second on, where waking up
-        # late would lose a part of the rate; then a tenth of a second's worth.
-        self._bucket = max(min(1 + BUCKET_SECONDS * rate, SMALLEST_BUCKET), BUCKET_SECONDS * rate)
+        self._bucket = bucket_of(rate)
         self._limiter = AsyncLimiter(self._bucket * (1 + _EPSILON), self._bucket / rate)
         self._full = True  # it would give its whole bucket away at once, and nobody is to have that
 
@@ -73,11 +86,65 @@ class Meter:
         if self._full:
             self._full = False
             await self._limiter.acquire(self._bucket)
-        missing = max(amount - self.credit, 0.0)
-        chunk = min(max(missing, CHUNK_SECONDS * self.rate), self._bucket, LONGEST_WAIT * self.rate)
+        chunk = self._chunk(amount)
         await self._limiter.acquire(chunk)
         self.credit += chunk
+
+    def _chunk(self, amount: float) -> float:
+        missing = max(amount - self.credit, 0.0)
+        return min(max(missing, CHUNK_SECONDS * self.rate), self._bucket, LONGEST_WAIT * self.rate)
 
     def forget_credit(self) -> None:
         """Drop credit above one chunk: what a withdrawn large request has saved up must not leave as a burst."""
         self.credit = min(self.credit, max(1.0, CHUNK_SECONDS * self.rate))
+
+
+class Grants(Protocol):
+    """Where the permits of a shared quota come from."""
+
+    @property
+    def workers(self) -> int: ...
+
+    async def take(self, dimension: Dimension, amount: float, rate: float, bucket: float) -> None: ...
+
+    def give_back(self, dimension: Dimension, amount: float, rate: float) -> None: ...
+
+    def pause(self, seconds: float) -> None: ...
+
+
+class SharedMeter(Meter):
+    """A meter whose permits are granted to all processes of an account together, a chunk at a time.
+
+    Permits are spent when they are granted, so that those of a process that dies are gone and never used twice. Those
+    in hand are good for two seconds: a process that was stopped for longer must not come back with a burst.
+    """
+
+    __slots__ = ("_dimension", "_granted_at", "_grants", "_loop")
+
+    def __init__(self, rate: float, dimension: Dimension, grants: Grants) -> None:
+        self._dimension = dimension
+        self._grants = grants
+        self._loop = asyncio.get_running_loop()
+        self._granted_at = 0.0
+        super().__init__(rate)
+
+    def _fill(self, rate: float) -> None:
+        self.rate = rate
+        self._bucket = bucket_of(rate)
+
+    def covers(self, amount: float) -> bool:
+        if self.credit > 0 and self._loop.time() - self._granted_at > LEASE_SECONDS:
+            self.credit = 0.0
+        return super().covers(amount)
+
+    async def take_chunk(self, amount: float) -> None:
+        chunk = self._chunk(amount)
+        await self._grants.take(self._dimension, chunk, self.rate, self._bucket)
+        self.credit += chunk
+        self._granted_at = self._loop.time()
+
+    def forget_credit(self) -> None:
+        """Give back what is left: with an empty queue it is of no use here."""
+        if self.credit > 0:
+            self._grants.give_back(self._dimension, self.credit, self.rate)
+            self.credit = 0.0

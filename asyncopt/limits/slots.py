@@ -81,6 +81,21 @@ class Slots:
         self._samples.clear()
         self._skip = self.in_use  # those were asked under the old limit
 
+    def divide(self, workers: int) -> None:
+        """Keep to this process's part of what was stated for all who share it; at least one, or nobody would go on."""
+        before, self.range = (
+            self.range,
+            Concurrency(
+                *(max(number // workers, 1) for number in (self._stated.least, self._stated.start, self._stated.most))
+            ),
+        )
+        if self.range.fixed and not self._opening:
+            self.limit = self.range.start
+        else:
+            self.limit = min(max(self.limit, self.range.least), self.range.most)
+        if self.range != before:
+            self._skip = self.in_use
+
     @property
     def watching(self) -> bool:
         """Whether answers can change the limit."""
