@@ -250,7 +250,7 @@ class Chronicle:
         scores: dict[int, float] | None = None
         if isinstance(self._task, Task):
             self.outcomes.take("train", entry.candidate, row)
-            if not entry.provisional and entry.score is not None and "scores" in row:  # a repeated entry has none
+            if entry.score is not None and "scores" in row:  # a repeated entry has none
                 pairs = zip(self._task.train, row.get("scores", ()), strict=False)
                 scores = {example.id: score for example, score in pairs if score is not None}
         self.history.add(entry, scores)

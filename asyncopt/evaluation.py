@@ -195,6 +195,14 @@ async def evaluate(
         scoring.withdraw()
 
 
+def most_asked(stopped: int | None, examples: int) -> int:
+    """How many of the examples were asked at most for a candidate that was stopped after so many; None was not.
+
+    How many answers were still to come then is for latencies to say, and so nothing to decide by.
+    """
+    return examples if stopped is None else min(stopped + AHEAD, examples)
+
+
 def _share_of(quorum: float, examples: int) -> int:
     if not 0 < quorum <= 1:
         raise ConfigError(f"the quorum is {quorum!r}; it is a share of the examples, above 0 and at most 1")

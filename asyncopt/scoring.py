@@ -199,7 +199,11 @@ class Scorer:
         """What two measured candidates have gained over each other on the held-out examples; None for one candidate."""
         if initial.candidate == best.candidate:
             return None
-        return Gain.of(self._held_out.get(initial.candidate, {}), self._held_out.get(best.candidate, {}))
+        return Gain.of(self.held_out(initial.candidate), self.held_out(best.candidate))
+
+    def held_out(self, candidate: str) -> Mapping[int, float]:
+        """The grades of a measured candidate on the held-out examples that have one, by number."""
+        return self._held_out.get(candidate, {})
 
     def missing(self, scored: Scored) -> int:
         """How many examples of a measured candidate have no score."""

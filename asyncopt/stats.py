@@ -107,24 +107,25 @@ def paired_difference(first: Sequence[float], second: Sequence[float], z: float 
     if len(first) != len(second) or not first:
         raise ValueError(f"{len(first)} and {len(second)} scores; wanted the same items, and at least one")
     differences = [b - a for a, b in zip(first, second, strict=True)]
+    centre, error = _with_one_more_each(differences)
+    return fmean(differences), max(centre - z * error, -1.0), min(centre + z * error, 1.0)
+
+
+def _with_one_more_each(differences: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error with one more item won by each side (Bonett and Price 2012)."""
     more = [*differences, 1.0, -1.0]
-    centre, half = fmean(more), z * pstdev(more) / math.sqrt(len(more))
-    return fmean(differences), max(centre - half, -1.0), min(centre + half, 1.0)
+    return fmean(more), pstdev(more) / math.sqrt(len(more))
 
 
 def paired_grades(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float, int, int, float]:
     """What separates two prompts on the items that both have a grade for, each pair the grades of one item.
 
     That is the mean difference with the ends of its 95 % interval, how many items only the first and only the second
-    got right, and the p-value of :func:`paired_p`.
+    got right, and the p-value, by :func:`paired_items`.
     """
     counts = Counter(pairs)
-    return (
-        *paired_difference([first for first, _ in pairs], [second for _, second in pairs]),
-        counts[1.0, 0.0],
-        counts[0.0, 1.0],
-        paired_p([second - first for first, second in pairs]),
-    )
+    *found, p = paired_items([second - first for first, second in pairs])
+    return found[0], found[1], found[2], counts[1.0, 0.0], counts[0.0, 1.0], p
 
 
 def paired_t(differences: Sequence[float]) -> tuple[float, float, float, float] | None:
@@ -143,15 +144,25 @@ def paired_t(differences: Sequence[float]) -> tuple[float, float, float, float] 
     return mean, *interval, p
 
 
-def paired_p(differences: Sequence[float]) -> float:
-    """The two-sided p-value of two prompts' grades on the same items: McNemar's exact test where grades are 0 and 1.
+def paired_items(differences: Sequence[float]) -> tuple[float, float, float, float]:
+    """The mean of what divides two prompts' grades on the same items, its 95 % interval, and the two-sided p-value.
 
-    Of grades between, it is :func:`paired_t`'s.
+    The interval leaves 0 out where p is at most 0.05, and only there. Where grades are 0 and 1, p is McNemar's exact
+    one, and the interval that of :func:`paired_difference`, which is a little shorter than the exact test allows: where
+    the test does not reject, it is drawn out to 0. Of grades between, both are :func:`paired_t`'s, or by
+    :func:`paired_difference` where all differences are the same one.
     """
-    less, more = (sum(sign * difference > 0 for difference in differences) for sign in (-1, 1))
     binary = all(difference in (-1.0, 0.0, 1.0) for difference in differences)
     student = None if binary else paired_t(differences)
-    return mcnemar_p(less, more) if student is None else student[-1]
+    if student is not None:
+        mean, low, high, p = student
+        return mean, max(low, -1.0), min(high, 1.0), p
+    mean, low, high = paired_difference([0.0] * len(differences), differences)
+    if not binary:
+        centre, error = _with_one_more_each(differences)
+        return mean, low, high, math.erfc(abs(centre) / error / math.sqrt(2))
+    p = mcnemar_p(differences.count(-1.0), differences.count(1.0))
+    return (mean, low, high, p) if p <= 0.05 else (mean, min(low, 0.0), max(high, 0.0), p)
 
 
 def crossed_difference(rows: Sequence[Mapping[int, float]]) -> tuple[float, float, float, float]:
@@ -172,7 +183,7 @@ def crossed_difference(rows: Sequence[Mapping[int, float]]) -> tuple[float, floa
     optimizers differ item by item. With seeds - 1 degrees of freedom throughout, half of the power is lost from three
     seeds.
 
-    One row says nothing of seeds: it is about these two prompts, by :func:`paired_difference` and :func:`paired_p`.
+    One row says nothing of seeds: it is about these two prompts, by :func:`paired_items`.
     """
     if not rows or not all(rows):
         raise ValueError(f"{len(rows)} rows, {sum(map(bool, rows))} with items; wanted one or more, each with some")
@@ -180,10 +191,10 @@ def crossed_difference(rows: Sequence[Mapping[int, float]]) -> tuple[float, floa
     means = [fmean(row.values()) for row in rows]
     mean = fmean(means)
     if len(rows) == 1 or len({difference for row in rows for difference in row.values()}) == 1:
-        differences = [next(row[item] for row in rows if item in row) for item in items]
-        return (*paired_difference([0.0] * len(items), differences), paired_p(differences))
+        return paired_items([next(row[item] for row in rows if item in row) for item in items])
     if len(items) == 1:
-        return paired_t(means) or (mean, -1.0, 1.0, 1.0)
+        _, low, high, p = paired_t(means) or (mean, -1.0, 1.0, 1.0)
+        return mean, max(low, -1.0), min(high, 1.0), p
     parts = _parts(rows, means)
     half = _half_width(parts, 0.05)
     return mean, max(mean - half, -1.0), min(mean + half, 1.0), _p_of(parts, abs(mean))

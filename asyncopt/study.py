@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from asyncopt.batches import BATCHES, Batched, answer_ahead, require_batches
 from asyncopt.chronicle import Chronicle, recorded
 from asyncopt.directory import RunDirectory
 from asyncopt.engine import Model
@@ -58,6 +59,8 @@ class Study:
     ``replay`` is the directory of a run of the same study whose decisions are made again, in their order and on what
     they saw then, whatever comes first now; :class:`StudyFailed` is raised where that gives another history. With
     ``trace`` the directory gets a ``trace.jsonl`` with every meta-prompt, every raw proposal and every graded answer.
+    With ``batch="test"`` the held-out examples are answered in batches, at half the price and within a day: the study
+    waits for them, and one that goes on in the same directory waits for the same ones.
     ``disk`` is what the directory is written through: for tests, and for storage that is not the system's.
     """
 
@@ -75,6 +78,7 @@ class Study:
         observers: Iterable[Observer] = (),
         config: Mapping[str, Any] | None = None,
         trace: bool = False,
+        batch: Batched | None = None,
         disk: Disk = DISK,
     ) -> None:
         optimizer.check(task, scorer, proposer)
@@ -107,12 +111,21 @@ class Study:
                 "a trace is kept in the study's directory, and there is none; give one, or leave trace off"
             )
         self._chronicle.traced = trace
+        if batch is not None:
+            _require_batches(self.scorer, directory)
+        self._batch = batch
         self._started = False
 
     @property
     def history(self) -> History:
         """Everything that was tried so far."""
         return self._chronicle.history
+
+    @property
+    def held_out(self) -> Mapping[int, float]:
+        """The chosen candidate's grades on the held-out examples, by number; empty unless this study asked for them."""
+        best = self._chosen()
+        return {} if best is None else self._scoring.held_out(best.candidate)
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -217,6 +230,8 @@ class Study:
         if best is None:
             raise StudyFailed("no candidate could be scored")
         account = self.account
+        if self._batch is not None:
+            await self._answer_test([entry.candidate for entry in (best, initial) if entry is not None])
         measured = await scoring.measured(best)
         first = measured if initial == best else None if initial is None else await scoring.measured(initial)
         search, test = self._chronicle.spending()
@@ -244,6 +259,13 @@ class Study:
             gain=None if first is None else scoring.gain(first, measured),
             **self._reported(history, best),
         )
+
+    async def _answer_test(self, candidates: Sequence[str]) -> None:
+        """Let batches answer the held-out examples, which are measured after that."""
+        assert isinstance(self.task, Task) and self.scorer is not None and self.directory is not None  # noqa: PT018
+        model, path = self.scorer.charged_to(self._chronicle.tested), self.directory / BATCHES
+        program = self.optimizer.program(self.task)
+        await answer_ahead(model, self.task, candidates, self.task.test, path, program=program)
 
     def _chosen(self) -> Entry | None:
         """The best candidate: by its score on the validation examples where there are such scores."""
@@ -288,6 +310,15 @@ class Study:
             if model is not None
         }
         return {"task": task, "optimizer": optimizer, "models": models, "seed": self.seed}
+
+
+def _require_batches(scorer: Model | None, directory: object) -> None:
+    """Raise :class:`ConfigError` where a test cannot be answered in batches, before the search is paid for."""
+    if scorer is None:
+        raise ConfigError("batches are for the answers of a scorer, and this task has none; leave batch out")
+    if directory is None:
+        raise ConfigError("what was submitted in batches is kept in the study's directory, and there is none; give one")
+    require_batches(scorer)
 
 
 def name_of(metric: Metric) -> str:

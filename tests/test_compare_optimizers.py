@@ -15,18 +15,22 @@ from swept import Commands, serving
 
 from asyncopt.cli.arms import Asked, planned_contest
 from asyncopt.cli.contest_text import contests_lines
+from asyncopt.cli.sweep import loaded
 from asyncopt.contest import Arm, ArmRun, contest
 from asyncopt.errors import ConfigError
 from asyncopt.optimizers.overlap import Overlap
 from asyncopt.records.contest import OfTask
 from asyncopt.result import Measured
 from asyncopt.sweep import Sweep, read_sweep
+from asyncopt.tasks.task import Task
 from asyncopt.testing import AnswerModel, Constant, SimulatedAPI
+from asyncopt.testing.contest import simulate_contest
 from asyncopt.testing.process import known_items
 
 KNOWN = known_items(None)
 TWO = ("compare", "antonym", "--optimizers", "opro,ape", "--limit", "8")
 SHORT = (*TWO, "--scoring-calls", "48", "--seeds", "0,1")
+NOBODY = ("--scorer", "mock", "--base-url", "http://127.0.0.1:9/v1", "--directory", "made")
 SETTINGS = """
 tasks = ["antonym"]
 seeds = [4, 5]
@@ -175,6 +179,14 @@ def test_what_cannot_be_meant_is_said(options: dict[str, Any], complaint: str) -
         planned(**options)
 
 
+def test_without_held_out_examples_there_is_nothing_to_compare_on(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps({"input": f"item {n}", "target": f"{n}"}) + "\n" for n in range(20)))
+    splits = ["task.train_ratio=0.8", "task.validation_ratio=0.2", "task.initial=Answer."]
+    with pytest.raises(ConfigError, match=r"held-out examples, and .*own\.jsonl has none; name a task that has some"):
+        planned(what=str(path), optimizers="opro,ape", settings=splits)
+
+
 # -- on the command line -----------------------------------------------------------------------------------------------
 
 
@@ -192,6 +204,10 @@ def test_what_cannot_be_meant_is_said(options: dict[str, Any], complaint: str) -
             (*TWO[1:2], "--optimizers", "opro,evoprompt-ga", "--simulated", "--limit", "8", "--scoring-calls", "90"),
             "scoring_calls is 90; the 21 starting points",
         ),
+        (
+            (*TWO[1:2], "--optimizers", "opro,evoprompt-ga", "--limit", "8", "--scoring-calls", "90", *NOBODY),
+            "scoring_calls is 90; the 21 starting points",
+        ),
     ],
 )
 def test_wrong_arguments_cost_nothing(asyncopt: Commands, arguments: tuple[str, ...], complaint: str) -> None:
@@ -201,6 +217,7 @@ def test_wrong_arguments_cost_nothing(asyncopt: Commands, arguments: tuple[str, 
     assert (done.code, done.out) == (2, "")
     assert complaint in done.err
     assert not any(Path("here").iterdir())
+    assert not Path("made").exists()
 
 
 # -- in virtual time ---------------------------------------------------------------------------------------------------
@@ -223,7 +240,8 @@ def test_a_simulated_comparison_knows_the_truth(asyncopt: Commands) -> None:
     assert sorted(arm["true_rank"] for arm in arms.values()) in ([1, 2], [1, 1])
     (pair,) = found["pairs"]
     assert (pair["first"], pair["second"], pair["seeds"]) == ("opro", "ape", 2)
-    assert pair["verdict"] in ("better", "worse", "no difference shown")
+    assert pair["verdict"] is None  # from two seeds
+    assert any("From two seeds there is no verdict" in note for note in found["notes"])
     assert not list(Path().iterdir())  # nothing is kept
 
 
@@ -233,6 +251,34 @@ def test_the_truth_is_the_same_for_every_arm_and_the_output_repeats_itself(async
     slower = asyncopt(*SHORT, "--simulated", "--latency", "lognormal:3:1", "--concurrency", "2", "--json")
     worth = [[(arm["held_out"], arm["regret"], arm["best"]) for arm in done.lines[0]["arms"]] for done in (one, slower)]
     assert worth[0] == worth[1]  # latencies change when, and never what
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_every_call_of_a_simulated_comparison_is_counted_and_held_out_examples_are_asked_once(
+    monkeypatch: pytest.MonkeyPatch, *, use_cache: bool
+) -> None:
+    apis: list[SimulatedAPI] = []
+
+    class Kept(SimulatedAPI):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**{**options, "keep_prompts": True})
+            apis.append(self)
+
+    monkeypatch.setattr("asyncopt.testing.servers.SimulatedAPI", Kept)
+    flags = {"models.scorer.model": "openai/mock", "task.limit": 8, "use_cache": use_cache}
+    sweep = planned(flags=flags, optimizers="opro,ape", scoring_calls=48, seeds=[0, 1])
+    tasks = loaded(sweep)
+    found = simulate_contest(sweep, tasks, {"latency": Constant(0.1)})
+
+    (api,) = apis
+    assert sum(arm.took["calls"].mean * arm.n for arm in found[0].contest.arms) == api.ledger.count()
+    (task, *_) = tasks.values()
+    assert isinstance(task, Task)
+    prompts = [entry.prompt for entry in api.ledger.entries]
+    held_out = {task.render(arm.best or "", one.input) for arm in found[0].contest.arms for one in task.test}
+    counts = [prompts.count(prompt) for prompt in held_out]
+    # Two studies may have chosen the same instruction, and one the initial one.
+    assert max(counts) <= (1 if use_cache else len(sweep.planned) + 1)
 
 
 def test_the_table_is_for_people(asyncopt: Commands) -> None:
@@ -315,6 +361,18 @@ def found_in(directory: str) -> Any:
     for arm in found["arms"]:
         arm["took"] = {name: arm["took"][name] for name in ("candidates", "scoring_calls")}
     return found
+
+
+@pytest.mark.real
+def test_what_was_asked_twice_is_not_asked_again_even_without_a_cache(asyncopt: Commands) -> None:
+    api = serves(AnswerModel(0, KNOWN))
+    with serving(api) as address:
+        done = asyncopt(*on(address, "kept", "--aa", "--no-cache"))
+        assert done.code == 0, done.err
+        sent, kept = api.ledger.count(), Path("kept/asked-twice.json").read_bytes()
+        assert asyncopt("resume", "kept").code == 0
+    assert api.ledger.count() == sent
+    assert Path("kept/asked-twice.json").read_bytes() == kept
 
 
 @pytest.mark.real

@@ -158,6 +158,11 @@ class TestReflective(OptimizerConformance):
         return Reflective(steps=3, samples_per_step=3)
 
 
+class TestReflectiveWithQuorum(OptimizerConformance):
+    def optimizer(self) -> Optimizer:
+        return Reflective(steps=3, samples_per_step=3, lag=1, quorum=0.7)
+
+
 # -- one that keeps its promises, and what becomes of it when it does not -------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import pytest
 from asyncopt import ConfigError, codec
 from asyncopt.contest import Arm, ArmRun, contest
 from asyncopt.result import Measured
-from asyncopt.stats import crossed_difference, holm, paired_p, paired_t, top_k
+from asyncopt.stats import crossed_difference, holm, paired_items, paired_t, top_k
 
 
 def run(seed: int, scores: Mapping[int, float], train: float = 0.8, **more: float | str) -> ArmRun:
@@ -63,13 +63,22 @@ def test_one_seed_has_an_interval_for_its_prompts_and_no_verdict_on_optimizers()
     found = contest([one, two])
     (pair,) = found.pairs
     differences = [two.runs[0].scores[i] - one.runs[0].scores[i] for i in range(200)]
-    assert (pair.basis, pair.p) == ("items", paired_p(differences))
+    assert (pair.basis, pair.p) == ("items", paired_items(differences)[3])
     assert pair.p is not None
     assert pair.p < 1e-6
     assert pair.verdict is None
     assert "no verdict" in found.notes[0]
     assert found.arms[0].held_out is not None
     assert (found.arms[0].held_out.sd, found.noise.sd) == (None, None)
+
+
+def test_two_seeds_have_an_interval_and_no_verdict_either() -> None:
+    found = contest([arm("one", 0.1, range(2)), arm("two", 0.9, range(2))])
+    (pair,) = found.pairs
+    assert (pair.seeds, pair.verdict) == (2, None)
+    assert pair.low is not None
+    assert pair.low > 0  # which with three would be a verdict
+    assert found.notes == ("From two seeds there is no verdict: they may fall apart by luck alone. Run three or more.",)
 
 
 def test_items_may_differ_by_seed_where_the_split_does() -> None:

@@ -286,8 +286,15 @@ def test_both_are_built_from_a_configuration() -> None:
     assert built(name="evoprompt-de", **options) == EvoPromptDE(template="v3", pool=(), order="steady_state", lag=4)
     faithful = built("faithful", name="evoprompt-de")
     assert (faithful.faithful, faithful.order, faithful.steps) == (True, "serial_best", 110)
-    for near in ("generation", "steps"):
-        with pytest.raises(ConfigError, match="did you mean generations"):
-            built(**{"name": "evoprompt-ga", near: 3})
+    with pytest.raises(ConfigError, match="did you mean generations"):
+        built(name="evoprompt-ga", generation=3)
+    with pytest.raises(ConfigError, match="no option selection; it has lag"):
+        built(name="evoprompt-de", selection="tour")
+    with pytest.raises(ConfigError, match="pool: Input should be a valid list"):
+        built(name="evoprompt-de", pool="one")
+    with pytest.raises(
+        ConfigError, match="no option steps; it counts generations: give --set optimizer.generations=N; it has"
+    ):
+        built(name="evoprompt-ga", steps=3)
     with pytest.raises(ConfigError, match="template"):
         built(name="evoprompt-de", template="v9")

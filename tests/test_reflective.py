@@ -219,6 +219,43 @@ def test_a_parent_that_solves_everything_is_left_alone() -> None:
     assert len(endpoint.prompts) == len(TASK.train) + len(TASK.test)
 
 
+@pytest.mark.parametrize("quorum", [0.05, 0.8])
+@pytest.mark.parametrize("lag", [0, 4])
+def test_a_parent_that_a_quorum_has_decided_is_reflected_on(lag: int, quorum: float, tmp_path: Path) -> None:
+    endpoint, optimizer = Toy(1), replace(SMALL, lag=lag, quorum=quorum)
+    study, result = run(endpoint, optimizer, cache=MemoryCache(), directory=tmp_path)  # type: ignore[arg-type]
+    assert result is not None
+    assert len(endpoint.reflections) == 12
+    assert study.history.unique > 8
+    scored = [prompt for prompt in endpoint.prompts if not prompt.endswith(REQUEST)]
+    assert len(scored) == len(set(scored))
+    again, _ = run(Toy(2), optimizer, cache=MemoryCache(), replay=tmp_path)  # type: ignore[arg-type]
+    assert history_of(again) == history_of(study)
+
+
+def test_where_a_quorum_failed_nowhere_the_open_examples_are_shown() -> None:
+    """The scorer is right on all but the last three examples, whose answers come late."""
+    late = {f"q{number}" for number in (21, 22, 23)}
+
+    class Late(FakeEndpoint):
+        async def send(self, model: str, request: Generate) -> Answer:
+            self.seconds = 50.0 if request.prompt[-1].content.rpartition("\n")[2] in late else 0.1
+            return await super().send(model, request)
+
+    def respond(request: Generate, number: int) -> Answer:
+        prompt = request.prompt[-1].content
+        if prompt.endswith(REQUEST):
+            return Completion("<instruction>Better.</instruction>")
+        question = prompt.rpartition("\n")[2]
+        return Completion("late" if question in late else f"a{question[1:]}")
+
+    endpoint = Late(respond)
+    run(endpoint, Reflective(steps=1, samples_per_step=1, examples=4, quorum=21 / 24), cache=MemoryCache())  # type: ignore[arg-type]
+    (prompt,) = (prompt for prompt in endpoint.prompts if prompt.endswith(REQUEST))
+    assert set(re.findall(r"q\d+", prompt)) > late
+    assert prompt.count("The model's answer:\nlate\n") == 3
+
+
 def test_what_cannot_be_graded_and_what_was_asked_twice_is_shown_as_it_was() -> None:
     examples = tuple(Example(number, f"q{number}", f"a{number}") for number in range(3))
     task = Task(

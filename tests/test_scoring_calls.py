@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from test_overlap import LAG, OPTIMIZER, RACING, TASK, Slow, history_of, run
+from test_overlap import LAG, OPTIMIZER, RACING, TASK, Slow, decisions, history_of, run
 
 from asyncopt import MemoryCache
 from asyncopt.errors import ConfigError
+from asyncopt.evaluation import most_asked
 from asyncopt.optimizers.base import Search, Seen
 from asyncopt.optimizers.overlap import Overlap, Plan, Proposal
 from asyncopt.optimizers.steps import run_steps
@@ -40,12 +41,18 @@ def test_with_lag_no_more_is_scored_either(optimizer: Overlap, seed: int) -> Non
     assert study.history.unique == 10
 
 
-def test_what_a_race_saves_is_left_for_others() -> None:
-    plain, _ = run(Slow(1), replace(LONG, scoring_calls=CALLS))
-    raced, _ = run(Slow(1), replace(RACING, lag=0, steps=100, scoring_calls=CALLS))
-    used = sum(len(TASK.train) if one.stopped is None else one.stopped for one in raced.history.entries)
-    assert CALLS - len(TASK.train) < used <= CALLS
-    assert raced.history.unique > plain.history.unique
+@pytest.mark.parametrize("lag", [0, 4])
+def test_what_a_race_saves_is_left_for_others(lag: int) -> None:
+    calls = 600
+    plain, _ = run(Slow(1), replace(LONG, lag=lag, scoring_calls=calls))
+    for seed in range(3):
+        endpoint = Slow(seed)
+        raced, _ = run(endpoint, replace(RACING, lag=lag, steps=100, scoring_calls=calls))
+        asked = [one for one in endpoint.scored if one[1] < len(TASK.train)]
+        used = sum(most_asked(one.stopped, len(TASK.train)) for one in raced.history.entries)
+        assert calls - len(TASK.train) < used
+        assert 0.9 * used < len(asked) <= used <= calls  # those ahead of a decision are paid for as well
+        assert raced.history.unique > plain.history.unique
 
 
 @pytest.mark.parametrize("lag", [0, 3])
@@ -74,6 +81,15 @@ def test_too_few_calls_for_a_start_are_refused_before_any_call() -> None:
         replace(LONG, scoring_calls=0)
     with pytest.raises(ConfigError, match="linear-regression has none"):
         replace(LONG, scoring_calls=100).check_examples(LinearRegression())
+
+
+def test_a_candidate_that_a_quorum_has_decided_keeps_its_place_when_it_is_repeated(tmp_path: Path) -> None:
+    study, _ = run(Slow(1, sigma=2.0), Echo(quorum=0.3), directory=tmp_path)  # type: ignore[arg-type]
+    rows = [row for _, data in decisions(tmp_path, "entry", "step") for row in data["entries"]]
+    assert [row["candidate"] for row in rows if row.get("provisional")] == ["Start.", "Idea 0", "Idea 1"]
+    assert [row["step"] for row in rows if row.get("provisional")] == [-1, 0, 1]
+    places = {(entry.candidate, entry.step) for entry in study.history.entries}
+    assert places >= {("Start.", -1), ("Idea 0", 0), ("Idea 1", 1)}
 
 
 @dataclass(frozen=True)

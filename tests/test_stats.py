@@ -19,7 +19,8 @@ from asyncopt.stats import (
     mcnemar_p,
     mean_sd,
     paired_difference,
-    paired_p,
+    paired_grades,
+    paired_items,
     paired_t,
     t_interval,
     top_k,
@@ -190,11 +191,35 @@ def test_differences_that_do_not_vary_are_no_ground_for_students_test(difference
 
 
 def test_the_p_value_of_a_pair_is_exact_for_rights_and_wrongs_and_students_between() -> None:
-    assert paired_p([1.0] * 8 + [-1.0] + [0.0] * 30) == mcnemar_p(1, 8)
+    assert paired_items([1.0] * 8 + [-1.0] + [0.0] * 30)[3] == mcnemar_p(1, 8)
     partly = [0.5] * 8 + [-1.0] + [0.0] * 30
-    assert paired_p(partly) == paired_t(partly)[3]  # type: ignore[index]
-    assert paired_p([0.5] * 6) == mcnemar_p(0, 6)  # all for the one, and nothing to estimate a spread from
-    assert paired_p([0.0] * 6) == 1.0
+    assert paired_items(partly) == paired_t(partly)
+    assert paired_items([0.0] * 6)[3] == 1.0
+
+
+@pytest.mark.parametrize("n", [5, 20, 100])
+def test_the_interval_of_rights_and_wrongs_leaves_zero_out_where_the_test_rejects_and_only_there(n: int) -> None:
+    for less in range(min(n, 25) + 1):
+        for more in range(min(n - less, 25) + 1):
+            mean, low, high, p = paired_items([-1.0] * less + [1.0] * more + [0.0] * (n - less - more))
+            assert (low > 0 or high < 0) == (p <= 0.05), (less, more)
+            assert low <= mean <= high
+
+
+@given(st.lists(st.sampled_from([0.0, 0.01, 0.02, 0.05, 0.3, 0.5, -0.01, -0.4]), min_size=1, max_size=60))
+def test_the_interval_of_partial_grades_leaves_zero_out_where_the_test_rejects_and_only_there(
+    differences: list[float],
+) -> None:
+    first = [0.4] * len(differences)
+    _, low, high, _, _, p = paired_grades([(one, one + more) for one, more in zip(first, differences, strict=True)])
+    assert (low > 0 or high < 0) == (p <= 0.05)
+
+
+def test_small_gains_on_every_item_are_told_from_none_when_grades_are_partial() -> None:
+    gains = [0.04, 0.05, 0.06] * 10
+    _, low, high, p = paired_items(gains)
+    assert 0.045 < low < high < 0.055
+    assert p < 1e-9
 
 
 # -- several at once ---------------------------------------------------------------------------------------------------
@@ -292,7 +317,7 @@ def test_p_and_interval_say_the_same(shift: float) -> None:
 
 def test_one_seed_is_the_comparison_of_two_prompts() -> None:
     row = [1.0] * 9 + [-1.0] * 2 + [0.0] * 50
-    assert joined([row]) == (*paired_difference([0.0] * 61, row), mcnemar_p(2, 9))
+    assert joined([row]) == paired_items(row)
 
 
 def test_a_table_without_any_difference_is_no_point() -> None:
@@ -302,7 +327,8 @@ def test_a_table_without_any_difference_is_no_point() -> None:
 
 
 def test_one_item_leaves_the_seeds() -> None:
-    assert joined([[0.5], [1.0], [0.0]]) == pytest.approx(paired_t([0.5, 1.0, 0.0]))
+    mean, low, _, p = paired_t([0.5, 1.0, 0.0])  # type: ignore[misc]
+    assert joined([[0.5], [1.0], [0.0]]) == pytest.approx((mean, low, 1.0, p))  # no difference is above 1
 
 
 def test_items_of_its_own_in_every_row_leave_students_test_over_the_seeds() -> None:

@@ -172,8 +172,11 @@ class _Planning:
         """The cell's task and optimizer; raises :class:`ConfigError` where scoring calls do not bound it."""
         config = self._settled(cell, {})
         task = config.load_task()
-        if not isinstance(task, Task):
-            raise ConfigError(f"optimizers are compared on held-out examples, and {cell.task} has none; name a task")
+        if not isinstance(task, Task) or not task.test:
+            raise ConfigError(
+                f"optimizers are compared on held-out examples, and {cell.task} has none; name a task that has some, "
+                "or lower its train_ratio or validation_ratio"
+            )
         optimizer = config.build_optimizer(task)
         if not isinstance(optimizer, Overlap) or isinstance(optimizer, RandomSearch):
             raise ConfigError(

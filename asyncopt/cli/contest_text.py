@@ -143,7 +143,8 @@ def _p(p: float | None) -> str:
 def _noise(noise: Noise) -> Iterator[str]:
     """What differs where nothing differs, in a line or two."""
     if noise.band is None or noise.sd is None or noise.band_of_means is None:
-        yield "noise: not known from one seed; give --seeds 0,1,2 or more"
+        seeds = "one seed" if noise.seeds else "no run that ended"
+        yield f"noise: not known from {seeds}; give --seeds 0,1,2 or more"
     else:
         yield (
             f"noise: two runs of one optimizer differ by up to {100 * noise.band:.1f} points in 95 % of cases (sd "
@@ -154,8 +155,9 @@ def _noise(noise: Noise) -> Iterator[str]:
     if twice is not None:
         yield (
             f"the initial instruction asked twice on {twice.n} examples: {_points(twice.difference)} points, "
-            f"{100 * twice.changed:.1f} % of the grades changed"
+            f"{100 * twice.changed:.1f} % of the grades changed;"
         )
+        yield f"95 % of such differences are within {100 * twice.band:.1f} points"
 
 
 def _best(contest: Contest) -> Iterator[str]:

@@ -56,6 +56,8 @@ def _notes(arms: Sequence[Arm], pairs: Sequence[Pair]) -> list[str]:
             "With one seed p is about the two prompts that were found, not about optimizers: another finds others. "
             "There is no verdict then; run three seeds or more."
         )
+    if any(pair.seeds == 2 for pair in pairs):
+        notes.append("From two seeds there is no verdict: they may fall apart by luck alone. Run three or more.")
     if any(pair.basis == "seeds" and pair.seeds > 1 for pair in pairs):
         notes.append(
             "Of some runs the grades of single held-out items are not known: such pairs are compared by their shares, "

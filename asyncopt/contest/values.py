@@ -91,7 +91,8 @@ class Pair:
 
     ``basis`` is what the verdict rests on: the grades of ``seeds`` pairs of runs on ``items`` different items ("seeds
     and items"), the shares alone where single grades are not known ("seeds"), or the items of one pair of runs
-    ("items"): then p is about these very instructions, and there is no verdict on optimizers. ``left_out`` counts runs
+    ("items"): then p is about these very instructions. From fewer than three seeds there is no verdict on optimizers.
+    ``left_out`` counts runs
     without a partner. ``aa`` marks an arm against its own repetition.
     """
 

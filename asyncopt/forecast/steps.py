@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random as PythonRandom
 from typing import TYPE_CHECKING
 
-from asyncopt.evaluation import AHEAD, FINAL_ANSWER_TOKENS
+from asyncopt.evaluation import AHEAD, FINAL_ANSWER_TOKENS, most_asked
 from asyncopt.forecast.asking import TYPICAL_TOKENS, Shown, asking_of
 from asyncopt.forecast.belief import Belief
 from asyncopt.forecast.overlapping import Allowance, Sample, Steps
@@ -71,7 +71,7 @@ class StepModel:
         self._requests = None if self._asking is None else self._asking.requests
         self._again = 0 if keeps or self._asking is None else self._asking.again
         samples = self._asking.samples if self._asking is not None else int(vars(optimizer)["samples_per_step"])
-        optimizer.check_examples(task, None if self._asking is None else self._asking.starts)
+        optimizer.check_examples(task)
         examples = len(task.train) if isinstance(task, Task) else 0
         self._budget = Allowance(samples, examples, self._options.scoring_calls)
         self._sizes = _sizes(task, optimizer)
@@ -158,7 +158,7 @@ class StepModel:
         stopped = self._raced(random, accuracy, gap, examples)
         # Some answers are under way when a race is lost.
         more = int(random.integers(AHEAD // 2, AHEAD + 1))
-        return Sample(asked, min(stopped + more, examples), stopped)
+        return Sample(asked, min(stopped + more, examples), most_asked(stopped, examples))
 
     def _raced(self, random: Random, floor: float, gap: float, examples: int) -> int:
         """After how many examples a candidate is stopped that is so much better or worse than its floor, or all."""

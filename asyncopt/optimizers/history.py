@@ -95,7 +95,7 @@ class History:
 
     @property
     def scores(self) -> Mapping[str, Mapping[int, float]]:
-        """The scores by example id of every candidate that was scored on examples."""
+        """The scores by example id of every candidate that was scored on examples; so far, where it is provisional."""
         return self._scores
 
     def add(self, entry: Entry, scores: Mapping[int, float] | None = None) -> None:

@@ -33,7 +33,8 @@ class Overlap:
 
     ``scoring_calls`` is how many answers the search may score on training examples, starting points included and
     whether or not they came from the cache: the budget on which optimizers are compared. No candidate is begun that
-    it does not cover, and the search ends where it covers none.
+    it does not cover, and the search ends where it covers none. One that lost its race counts with those that decided
+    it and the few that may have been asked ahead of them, so that the number is never exceeded.
     """
 
     lag: int = 0
@@ -65,11 +66,12 @@ class Overlap:
         """Candidates are instructions, which the task's template puts into one prompt."""
         return PROMPTED
 
-    def check_examples(self, task: AnyTask, starts: int | None = None) -> None:
-        """Raise :class:`ConfigError` where a task has no examples to be decided on, or too few calls for a start.
+    def starts(self, task: Task) -> list[str]:
+        """The candidates that are scored first, each once."""
+        return list(dict.fromkeys(task.initial))
 
-        ``starts`` is how many starting points there are; by default the task's.
-        """
+    def check_examples(self, task: AnyTask) -> None:
+        """Raise :class:`ConfigError` where a task has no examples to be decided on, or too few calls for a start."""
         if not isinstance(task, Task):
             by_examples = (self.quorum, self.racing, self.validate_every, self.scoring_calls)
             if any(option is not None for option in by_examples):
@@ -82,7 +84,7 @@ class Overlap:
             raise ConfigError(f"{task.name} has no training examples to search with; give it a train_ratio above 0")
         if self.validate_every is not None and not task.validation:
             raise ConfigError(f"{task.name} has no validation examples; give it a validation_ratio above 0")
-        starts = len(set(task.initial)) if starts is None else starts
+        starts = len(self.starts(task))
         least = (starts + 1) * len(task.train)
         if self.scoring_calls is not None and self.scoring_calls < least:
             raise ConfigError(
@@ -96,7 +98,8 @@ class Plan:
     """What a search does in its steps: ``samples`` proposals in each, made by ``propose(step, index, seen)``.
 
     ``solved`` says whether a candidate is the optimum, so that the search ends. With ``repeats`` a candidate that was
-    tried before joins the history once more with the score that it has; else it is dropped.
+    tried before joins the history once more with the score that it has; else, and while that score is provisional, it
+    is dropped.
     """
 
     steps: int

@@ -45,7 +45,8 @@ class Reflective(Overlap):
 
     The answers shown are those that the parent was scored by: the scorer is asked again, and the cache answers. Where
     there is no cache a proposal takes ``examples`` more calls of the scorer; they are no part of ``scoring_calls``.
-    A parent that solves every example has nothing to reflect on, so no call is made for its sample.
+    A parent that solves every example has nothing to reflect on, so no call is made for its sample. One that a
+    ``quorum`` has not failed on yet is shown with the examples that are still open.
     """
 
     steps: int = 25
@@ -74,7 +75,8 @@ class Reflective(Overlap):
             if not weights:
                 return None
             parent = search.rng(step, "parent", index).choices(list(weights), list(weights.values()))[0]
-            shown = minibatch(task.train, seen.by_candidate[parent], self.examples, search.rng(step, "examples", index))
+            scores = known_scores(seen, parent, task.train)
+            shown = minibatch(task.train, scores, self.examples, search.rng(step, "examples", index))
             if not shown:
                 return None
             ask = Ask(reflection(task, parent, shown, await answered(search, task, parent, shown)), _GRAMMAR)
@@ -111,6 +113,17 @@ def pareto_weights(history: History) -> dict[str, int]:
         else:
             left.subtract(examples)
     return weights
+
+
+def known_scores(seen: Seen, parent: str, examples: tuple[Example, ...]) -> Mapping[int, float]:
+    """The parent's scores by example id; where a quorum has failed on none, its open examples count as failed ones.
+
+    Only they may still show what is wrong with it: their answers are waited for.
+    """
+    scores, entry = seen.by_candidate[parent], seen.history.entry(parent)
+    if entry is None or not entry.provisional or min(scores.values()) < 1.0:
+        return scores
+    return {example.id: scores.get(example.id, 0.0) for example in examples}
 
 
 def minibatch(examples: tuple[Example, ...], scores: Mapping[int, float], size: int, rng: Random) -> list[Example]:

@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from asyncopt.errors import AsyncoptError, StudyFailed, first_error
+from asyncopt.evaluation import most_asked
 from asyncopt.optimizers.base import Search, Seen, Validated, comparable, derived_seed
 from asyncopt.optimizers.history import Entry, History
 from asyncopt.optimizers.overlap import START, Overlap, Plan, Proposal, is_validated
@@ -95,7 +96,7 @@ class _Loop:
         assert isinstance(self._search.task, Task)
         all_of_them = len(self._search.task.train)
         tried = {entry.candidate: entry for entry in history.entries}
-        used = sum(all_of_them if entry.stopped is None else entry.stopped for entry in tried.values())
+        used = sum(most_asked(entry.stopped, all_of_them) for entry in tried.values())
         return max(limit - used, 0) // all_of_them
 
     def _count(self, seen: Seen) -> int:
@@ -265,7 +266,7 @@ class _Loop:
         else:
             proposal = await self._plan.propose(step.number, index, step.seen)
         known = step.seen.history.entry(proposal[0]) if proposal is not None and self._plan.repeats else None
-        if known is not None and proposal is not None:
+        if known is not None and proposal is not None and not known.provisional:
             self._scored(step, replace(known, step=step.number, index=index, source=proposal[1]))
             return
         if not self._claim(step.number, index, proposal):
@@ -329,13 +330,16 @@ class _Loop:
         for entry in entries:
             if entry.provisional:
                 self._task(group, self._late(entry))
+        begun = {seen.step for seen in self._search.unfinished} - {START}
+        solved = (entry.step for entry in entries if entry.step in begun and self._plan.solved(entry.candidate))
+        self._solved = next(solved, None)
         for seen in self._search.unfinished:
             done = {entry.index: entry for entry in entries if entry.step == seen.step}
-            step = self._launch(group, seen, (i for i in range(self._count(seen)) if i not in done))
+            # Where the optimum is found nothing more is asked: only the end of its step is to be written down.
+            left = [i for i in range(self._count(seen)) if i not in done] if self._solved is None else []
+            step = self._launch(group, seen, left)
             step.entries = {(entry.candidate, entry.index): entry for entry in done.values()}
             self._next = max(self._next, seen.step + 1)
-            if seen.step != START and any(self._plan.solved(candidate) for candidate, _ in step.entries):
-                self._solved = seen.step
 
     async def _late(self, entry: Entry) -> None:
         """The complete entry of a candidate that a quorum decided before the study was interrupted."""

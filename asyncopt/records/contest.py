@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from asyncopt import codec
 from asyncopt.contest import Arm, ArmRun, Contest, contest
+from asyncopt.evaluation import most_asked
 from asyncopt.optimizers.history import Entry
 from asyncopt.records.read import load_run
 from asyncopt.records.values import Candidate
@@ -76,7 +77,7 @@ def arm_run(seed: int, result: Result, entries: Sequence[Entry] | Sequence[Candi
         held_out=None if best is None else best.held_out,
         scores=grades,
         candidates=len(tried),
-        scoring_calls=sum(every if one.stopped is None else one.stopped for one in tried.values()),
+        scoring_calls=sum(most_asked(one.stopped, every) for one in tried.values()),
         calls=result.calls,
         cache_hits=result.cache_hits,
         tokens=result.tokens,

@@ -14,6 +14,7 @@ from asyncopt.cache import Cache, MemoryCache
 from asyncopt.chronicle import decisions_of
 from asyncopt.directory import read_journal
 from asyncopt.errors import BudgetExhausted, ConfigError
+from asyncopt.evaluation import most_asked
 from asyncopt.optimizers.base import AnyTask, Optimizer
 from asyncopt.tasks.task import Task
 from asyncopt.testing.faults import Kind
@@ -69,7 +70,7 @@ class OptimizerConformance:
         return sums()
 
     def tried(self, course: Course, **places: Any) -> Trial:
-        """The study's trial under this course, as :func:`~asyncopt.testing.trial.try_out` runs it."""
+        """The study's trial under this course, as ``asyncopt.testing.trial.try_out`` runs it."""
         return try_out(self.optimizer(), self.task(), course, **places)
 
     # -- it ends -------------------------------------------------------------------------------------------------------
@@ -186,7 +187,8 @@ class OptimizerConformance:
         if not isinstance(task, Task) or not _has_scoring_calls(optimizer):
             return
         whole = self._finished(Course())
-        used, each = _decided(whole), len(task.train)
+        each = len(task.train)
+        used = _taken(whole, each)
         if not any(one.step >= 0 for one in scored(whole)):  # nothing was found to try
             return
         for limit in sorted({used // 2, used - each, used - 1, used}):
@@ -197,8 +199,8 @@ class OptimizerConformance:
                 if limit < used:  # too few for its starting points: refused before any call
                     continue
                 raise
-            if _decided(trial) > limit:
-                found = f"{_decided(trial)} answers were scored on training examples, with scoring_calls={limit}"
+            if _taken(trial, each) > limit:
+                found = f"{_taken(trial, each)} answers were scored on training examples, with scoring_calls={limit}"
                 broken("scoring_calls is kept", found, trial)
 
     # -- what it finds -------------------------------------------------------------------------------------------------
@@ -244,9 +246,9 @@ class OptimizerConformance:
             require_same(f"a study that was {how} finds what it would have found", whole, again)
 
 
-def _decided(trial: Trial) -> int:
-    """How many answers on training examples the search's decisions rest on; a race may have asked a few ahead."""
-    return sum(one.examples for one in scored(trial))
+def _taken(trial: Trial, examples: int) -> int:
+    """How many answers on training examples were scored, with as many as a race may have asked ahead of its end."""
+    return sum(most_asked(one.stopped, examples) for one in scored(trial))
 
 
 def _has_scoring_calls(optimizer: Optimizer) -> bool:

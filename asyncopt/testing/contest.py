@@ -8,16 +8,13 @@ from typing import Any
 
 from asyncopt.cache import MemoryCache
 from asyncopt.cli.models import roles
-from asyncopt.cli.sitting import models_of
 from asyncopt.cli.twice import asked_twice
+from asyncopt.cli.worker import models_of
 from asyncopt.config import ModelConfig
 from asyncopt.contest import ArmRun
 from asyncopt.engine import Engine, Model
-from asyncopt.evaluation import evaluate
-from asyncopt.limits.budget import Account
 from asyncopt.optimizers.base import AnyTask
-from asyncopt.records.contest import Grades, OfTask, Twice, arm_run, contests_of
-from asyncopt.result import Result
+from asyncopt.records.contest import OfTask, Twice, arm_run, contests_of
 from asyncopt.study import Study
 from asyncopt.sweep import Ended, Planned, Sweep, run_studies
 from asyncopt.tasks.task import Task
@@ -71,11 +68,9 @@ class _Comparison:
     async def _run_one(self, one: Planned) -> Ended:
         study, task = self._studies.pop(one.name), self._task(one)
         result = await study.run()
-        assert study.scorer is not None
-        grades = await _held_out(study.scorer.charged_to(Account()), task, result)
         worth = {entry.candidate: self._servers.true_accuracy(task, entry.candidate) for entry in study.history.entries}
         chosen = 0.0 if result.best is None else worth[result.best.candidate]
-        run = arm_run(one.seed, result, study.history.entries, grades)
+        run = arm_run(one.seed, result, study.history.entries, study.held_out)
         self._runs[one.name] = replace(run, true_accuracy=chosen, best_true_accuracy=max(worth.values()))
         return Ended(one, result)
 
@@ -92,11 +87,3 @@ class _Comparison:
             name: await asked_twice(models[roles(one.config)["scorer"]], self._task(one))
             for name, one in firsts.items()
         }
-
-
-async def _held_out(scorer: Model, task: Task, result: Result) -> Grades:
-    """The chosen instruction's grades on the held-out examples, which the study has just asked for: from the cache."""
-    if result.best is None:
-        return {}
-    done = await evaluate(scorer, task, result.best.candidate, task.test, fold="test")
-    return {item.example: item.score for item in done.items if item.score is not None}

@@ -47,7 +47,8 @@ class Evolution(Overlap):
     in the others; the paraphrases come before the first generation and take as many steps as one.
 
     A child that was tried before brings nothing new and is dropped. In ``serial_best`` it joins again with its score,
-    as in the reference code, and may then fill several places of the population.
+    as in the reference code, and may then fill several places of the population; with ``quorum`` only once that score
+    is complete.
 
     ``faithful`` is ``serial_best``, without what the reference code lacks. With ``racing`` only those children have a
     score, and so can live, that may be the best of all that was tried.
@@ -109,7 +110,7 @@ class Evolution(Overlap):
         starts = self.starts(task)
         if not any(start.strip() for start in starts):
             raise ConfigError(f"{self.name} has no prompt with words to begin with; give the task one, or a pool")
-        self.check_examples(task, len(starts))
+        self.check_examples(task)
 
     def starts(self, task: Task) -> list[str]:
         """The prompts that are scored first, each once: the task's own, then the pool."""

@@ -54,8 +54,9 @@ def sari(source: Sequence[str], output: Sequence[str], references: Sequence[Sequ
     """How well the output's words were added, kept and deleted, from 0 to 1 (Xu et al., 2016, section 4).
 
     The mean over n-grams of one to four words of the F scores of additions and of what was kept, and of the precision
-    of deletions. As in the authors' code, F is taken for every n, and 0/0 is 0. Their code divides the recall of what
-    was kept by a count of another kind, which is not in the paper, nor here.
+    of deletions. As in the authors' code, F is taken for every n, and 0/0 is 0. For the rest this is the paper: their
+    code averages over different n-grams where the paper sums counts, and divides the recall of what was kept by a count
+    of another kind.
     """
     return fmean(_of_order(n, source, output, references) for n in range(1, LONGEST_GRAM + 1))
 
