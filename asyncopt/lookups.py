@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from asyncopt.cache import Cache
 from asyncopt.cache.memory import Recent, pack, unpack
@@ -12,16 +12,25 @@ from asyncopt.dispatch import Dispatcher
 from asyncopt.events import CacheDegraded, Events
 from asyncopt.flights import Asked, Flights
 from asyncopt.shared import Coordinator
+from asyncopt.underway import Underway
 from asyncopt.values import Completion
 
 
 class Lookups:
     """One engine's way to its cache, which may be None; what is asked within one turn of the loop is asked together."""
 
-    def __init__(self, cache: Cache | None, events: Events, coordinator: Coordinator | None = None) -> None:
+    def __init__(
+        self,
+        cache: Cache | None,
+        events: Events,
+        coordinator: Coordinator | None = None,
+        slots: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._cache = cache
-        shared = cache is not None and coordinator is not None
-        self.flights = Flights(coordinator, self._answered, self.flush) if shared and coordinator else None
+        self.flights: Flights | None = None
+        if cache is not None and coordinator is not None:
+            self.flights = Flights(coordinator, self._answered, self.flush, slots)
+        self.underway = Underway()
         self._events = events
         self._recent = Recent()
         self._asked: list[Asked] = []
@@ -42,6 +51,18 @@ class Lookups:
         except Exception as error:  # somebody's own cache must not leave calls waiting for ever
             self._complain(f"{type(error).__name__}: {error}")
 
+    @property
+    def kept(self) -> bool:
+        """Whether answers are kept at all."""
+        return self._cache is not None
+
+    async def known(self, keys: Sequence[bytes]) -> dict[bytes, Completion]:
+        """Those of the answers that are in memory or in the cache; nobody is asked."""
+        found = {key: answer for key in keys if (answer := self.recall(key)) is not None}
+        missing = [key for key in keys if key not in found]
+        values = await self._found(self._cache, missing) if self._cache is not None and missing else {}
+        return found | {key: answer for key, value in values.items() if (answer := unpack(value)) is not None}
+
     def look_up(self, call: Call, dispatcher: Dispatcher) -> None:
         """Answer the call from the cache, or else pass it on to its dispatcher."""
         if self._cache is None:
@@ -60,9 +81,11 @@ class Lookups:
 
     async def _answer(self) -> None:
         asked, self._asked = self._asked, []
+        looked_at = asyncio.get_running_loop().time()
         missing = await self._answered(asked)
         if self.flights is not None and missing:
-            missing = await self.flights.claim(missing)
+            self.flights.ask(missing, looked_at)
+            return
         for call, dispatcher in missing:
             dispatcher.enqueue(call)
 

@@ -14,6 +14,7 @@ from shared_board import Boards
 from asyncopt import Engine, Generate, MemoryCache, Model, Quota
 from asyncopt.errors import CallFailed, ConfigError
 from asyncopt.events import Note
+from asyncopt.flights import LONGEST_POLL
 from asyncopt.shared.board import Board
 from asyncopt.shared.gcra import FRESH_SECONDS, Buckets
 from asyncopt.testing import Constant, FaultPlan, LogNormal, SimulatedAPI
@@ -254,6 +255,42 @@ def test_what_several_ask_is_answered_once() -> None:
     assert api.ledger.count() == 300
 
 
+def test_those_who_ask_the_same_divide_the_work() -> None:
+    api, cache = SimulatedAPI(latency=Constant(1.0)), MemoryCache()
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            some = await engines(stack, Boards(), 2, cache=cache)
+            models = [model_of(engine, api, Quota(concurrency=100)) for engine in some]
+            await asyncio.sleep(1.0)  # until both know of each other
+            began = loop.time()
+            await asyncio.gather(*(asked(model, 1000) for model in models))
+            return loop.time() - began
+
+    seconds = run_virtual(main)
+    assert api.ledger.count() == 1000
+    assert api.ledger.max_in_flight() == 100
+    assert seconds <= 13  # of ten at least: one alone would have half of the places
+
+
+def test_concurrency_is_not_exceeded_when_all_is_forgotten() -> None:
+    api, boards = SimulatedAPI(latency=Constant(1.0)), Boards()
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            models = [model_of(engine, api, Quota(concurrency=12)) for engine in await engines(stack, boards, 3)]
+            await asyncio.sleep(1.0)
+            tasks = [asyncio.ensure_future(asked(model, 40, str(n))) for n, model in enumerate(models)]
+            for _ in range(3):
+                await asyncio.sleep(1.7)
+                boards.board = Board()
+            await asyncio.gather(*tasks)
+
+    run_virtual(main)
+    assert api.ledger.max_in_flight() == 12
+
+
 def test_a_question_whose_asker_gives_up_or_fails_is_asked_by_another() -> None:
     api, cache = SimulatedAPI(latency=Constant(2.0), faults=FaultPlan(1, 1.0, ("refused",))), MemoryCache()
 
@@ -292,4 +329,4 @@ def test_what_a_dead_worker_was_asking_is_asked_by_another() -> None:
             await model.generate("q")
             return loop.time() - began
 
-    assert 2.0 <= run_virtual(main) <= 3.5
+    assert 2.0 <= run_virtual(main) <= 3.0 + 2 * LONGEST_POLL

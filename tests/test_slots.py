@@ -234,3 +234,24 @@ def test_the_limit_stays_in_its_range(
         acts[what](value)
         assert 1 <= slots.limit <= min(largest, most or largest)
         assert 0 <= slots.in_use
+
+
+def test_a_number_that_the_user_has_set_is_not_divided() -> None:
+    slots = Slots(Concurrency.of(12))
+    slots.divide(3)
+    assert slots.limit == 4
+    slots.divide(1)
+    assert slots.limit == 12
+    slots.set(7)
+    slots.divide(3)
+    assert slots.limit == 7
+
+
+def test_an_opening_number_is_not_jumped_to_by_a_division() -> None:
+    slots = Slots(Concurrency.of(100), careful=True)
+    opening = slots.limit
+    slots.divide(2)
+    assert slots.limit == opening
+    for _ in range(200):
+        slots.served(1.0, 0.0)
+    assert slots.limit == 50

@@ -37,8 +37,8 @@ class Slots:
     """The places for calls in flight; a call holds one from its start to its answer, and never while it waits."""
 
     __slots__ = ("_answers", "_base", "_before", "_cool_until", "_every", "_failed", "_most_used", "_opening",
-                 "_ramping", "_rate", "_resume", "_rounds", "_samples", "_skip", "_spoken", "_stated", "_trusted",
-                 "in_use", "limit", "range")  # fmt: skip
+                 "_ramping", "_rate", "_resume", "_rounds", "_samples", "_set_by_user", "_skip", "_spoken", "_stated",
+                 "_trusted", "in_use", "limit", "range")  # fmt: skip
 
     def __init__(self, concurrency: Concurrency = HOSTED, *, careful: bool = False) -> None:
         self.range = self._stated = concurrency
@@ -47,6 +47,7 @@ class Slots:
         self._opening = self.limit < concurrency.start
         self.in_use = 0
         self._most_used = 0
+        self._set_by_user = False
         self._answers = 0
         self._samples: list[float] = []
         self._spoken = False  # of rate limits, by headers or a refusal
@@ -74,6 +75,7 @@ class Slots:
 
     def set(self, most: int) -> None:
         """So many from now on, and never more; refusals and latency may go below, where no fixed number was stated."""
+        self._set_by_user = True
         least = most if self._stated.fixed else min(self._stated.least, most)
         self.range = Concurrency(least, most, most)
         self.limit = most
@@ -83,14 +85,17 @@ class Slots:
 
     def divide(self, workers: int) -> None:
         """Keep to this process's part of what was stated for all who share it; at least one, or nobody would go on."""
+        if self._set_by_user:
+            return  # a number for this process alone
         before, self.range = (
             self.range,
             Concurrency(
                 *(max(number // workers, 1) for number in (self._stated.least, self._stated.start, self._stated.most))
             ),
         )
-        if self.range.fixed and not self._opening:
-            self.limit = self.range.start
+        if self._opening:
+            self.limit = min(self.limit, self.range.start)
+            self._opening = self.limit < self.range.start
         else:
             self.limit = min(max(self.limit, self.range.least), self.range.most)
         if self.range != before:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Protocol
 
 from asyncopt.errors import ConfigError
 from asyncopt.events import Events, Note
-from asyncopt.shared.coordinator import BEAT_SECONDS, Coordinator, SharingFailed
+from asyncopt.shared.coordinator import BEAT_SECONDS, DEAD_SECONDS, Coordinator, SharingFailed
 from asyncopt.shared.share import Share
 
 _log = logging.getLogger("asyncopt")
@@ -34,6 +35,7 @@ class Sharing:
         self.degraded: str | None = None
         self._events = events
         self._shares: list[tuple[Share, Sharer]] = []
+        self._fewer_since: float | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -71,15 +73,24 @@ class Sharing:
             self._lose(str(error))
             return
         self._find()
-        changed, self.workers = beat.workers != self.workers, beat.workers
         now = asyncio.get_running_loop().time()
+        workers = self._believed(beat.workers, now)
+        changed, self.workers = workers != self.workers, workers
         for share, sharer in self._shares:
-            share.workers = beat.workers
+            share.workers = workers
             if changed:
-                sharer.divide(beat.workers)
+                sharer.divide(workers)
             seconds = beat.pauses.get(share.quota, 0.0)
             if seconds > 0:
                 sharer.paused_by_others(now, seconds)
+
+    def _believed(self, workers: int, now: float) -> int:
+        """How many there are; fewer only when it has lasted, since a coordinator may have forgotten them all."""
+        if workers >= self.workers:
+            self._fewer_since = None
+            return workers
+        self._fewer_since = now if self._fewer_since is None else self._fewer_since
+        return workers if now - self._fewer_since >= DEAD_SECONDS else self.workers
 
     def _lose(self, reason: str) -> None:
         if self.degraded is None:
@@ -104,4 +115,5 @@ class Sharing:
         """Leave, so that others need not wait until this process is taken for dead."""
         if self._task is not None:
             self._task.cancel()
-        await self.coordinator.aclose()
+        with suppress(SharingFailed):
+            await self.coordinator.aclose()
