@@ -87,6 +87,4 @@ ROWS: dict[str, str] = {
 
 NOT_TESTED: dict[str, str] = {
     "L11": "it takes hours: benchmarks/soak.py runs a virtual day and ten real minutes of every class of faults",
-    "S08": "there is no Redis yet: quotas and cache are those of one machine",
-    "S09": "there are no leases yet: a quota belongs to one process",
 }
