@@ -50,6 +50,7 @@ class Call:
         "_on_abandoned",
         "_on_done",
         "attempts",
+        "avoids",
         "cut",
         "episode",
         "expired",
@@ -110,6 +111,7 @@ class Call:
         self.payer: Account | None = None
         self.state = State.QUEUED
         self.attempts = self.failures = self.probes = 0
+        self.avoids: dict[object, float] | None = None  # in a pool: who failed it, and when it may be asked again
         self.cut = 0  # attempts that were ended without an answer
         self.refused = False  # as by a wrong key, and asked again to be sure
         self.grace = 0.0  # seconds that this attempt's deadline is put off, for a loop that stood still

@@ -7,7 +7,7 @@ file: ``api_key_env`` names the environment variable that holds one.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,17 +25,21 @@ from pydantic import (
     model_validator,
 )
 
-from asyncopt.endpoints.completions import PromptLogprobs
+from asyncopt.batches import Batched
 from asyncopt.endpoints.secret import redact_patterns
 from asyncopt.errors import ConfigError
 from asyncopt.limits.budget import Budget
+from asyncopt.modelconfig import STRICT, Count
+from asyncopt.modelconfig import ModelConfig as ModelConfig
+from asyncopt.modelconfig import ModelsConfig as ModelsConfig
 from asyncopt.optimizers import OPRO, Optimizer, RandomSearch
 from asyncopt.optimizers.base import AnyTask
 from asyncopt.optimizers.opro import ExemplarChoice, HistoryOrder, MetaPrompt, ScoreBuckets, Style
 from asyncopt.optimizers.overlap import Overlap
+from asyncopt.redislink import is_redis, without_password
+from asyncopt.shared.at import checked_address
 from asyncopt.tasks import load
 from asyncopt.tasks.task import Task
-from asyncopt.values import Concurrency, Price, Quota
 
 Mode: TypeAlias = Literal["parallel", "faithful"]
 
@@ -43,9 +47,7 @@ LARGEST_FILE = 1 << 20
 USUAL_STEPS, USUAL_HISTORY = 200, 20  # of the paper's prompt optimization (section 5.1)
 _STEPS_OF_OBJECTIVES = 500  # the demos of section 3, by the reference code
 _HISTORY_OF = {"tsp": 10}  # by the reference code
-_STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 _NAMES_OF_KEYS = ("api_key", "apikey", "key", "token", "secret", "password", "authorization")
-_Count = Annotated[int, Field(le=2**53)]  # what every JSON reader takes
 
 
 class TaskConfig(BaseModel):
@@ -55,7 +57,7 @@ class TaskConfig(BaseModel):
 
     name: str
     data: Path | None = None
-    limit: _Count | None = Field(default=None, ge=1)
+    limit: Count | None = Field(default=None, ge=1)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -68,30 +70,30 @@ class OptimizerConfig(BaseModel):
     ``steps`` is 200, and 500 where no model scores; ``history_size`` is 20, and 10 for tours.
     """
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: Literal["opro", "random"] = "opro"
-    steps: _Count | None = Field(default=None, ge=0)
-    samples_per_step: _Count = Field(default=8, ge=1)
-    history_size: _Count | None = Field(default=None, ge=1)
-    exemplars: _Count = Field(default=3, ge=0)
+    steps: Count | None = Field(default=None, ge=0)
+    samples_per_step: Count = Field(default=8, ge=1)
+    history_size: Count | None = Field(default=None, ge=1)
+    exemplars: Count = Field(default=3, ge=0)
     threshold: float | None = None
     temperature: float = Field(default=1.0, ge=0)
-    max_tokens: _Count = Field(default=1024, ge=1)
+    max_tokens: Count = Field(default=1024, ge=1)
     styles: tuple[Style, ...] = Field(default=("meta-prompt",), min_length=1)
-    lag: _Count = Field(default=0, ge=0)
+    lag: Count = Field(default=0, ge=0)
     quorum: float | None = Field(default=None, gt=0, le=1)
     racing: float | None = Field(default=None, gt=0, lt=1)
-    validate_every: _Count | None = Field(default=None, ge=1)
-    patience: _Count | None = Field(default=None, ge=1)
-    scoring_calls: _Count | None = Field(default=None, ge=1)
+    validate_every: Count | None = Field(default=None, ge=1)
+    patience: Count | None = Field(default=None, ge=1)
+    scoring_calls: Count | None = Field(default=None, ge=1)
     meta_prompt: MetaPrompt = "instruction-tuned"
     history_order: HistoryOrder = "ascending"
     score_buckets: ScoreBuckets = 100
     exemplar_choice: ExemplarChoice = "random"
     exemplars_first: bool = False
     final_temperature: float | None = Field(default=None, ge=0)
-    attempts: _Count = Field(default=1, ge=1)
+    attempts: Count = Field(default=1, ge=1)
     faithful: bool = False
 
     @field_validator("name", mode="before")
@@ -155,16 +157,16 @@ class OtherOptimizerConfig(BaseModel):
     def _built(self) -> Optimizer:
         kind, options = _class_of(self.name), dict(self.__pydantic_extra__ or {})
         known = [field.name for field in fields(kind) if field.name != "name"]
-        for name in options:
-            if name not in known:
-                counted = [one for one in ("rounds", "generations") if one in known and name == "steps"]
-                near = counted or get_close_matches(name, known, n=1, cutoff=0.0)
-                raise ValueError(f"{self.name} has no option {name}; did you mean {near[0]}? it has {', '.join(known)}")
+        for name in (one for one in options if one not in known):
+            near = [f"did you mean {one}? " for one in get_close_matches(name, known, n=1, cutoff=0.7)]
+            steps = [one for one in ("rounds", "generations") if one in known and name == "steps"]
+            meant = "".join([f"it counts {one}: give --set optimizer.{one}=N; " for one in steps] or near)
+            raise ValueError(f"{self.name} has no option {name}; {meant}it has {', '.join(known)}")
         try:
             optimizer: Optimizer = TypeAdapter(kind).validate_python(options)
         except ValidationError as error:
-            problems = error.errors(include_url=False, include_input=False)
-            raise ValueError("; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in problems)) from None
+            told = [f"{one['loc'][0]}: {one['msg']}" for one in error.errors(include_url=False, include_input=False)]
+            raise ValueError("; ".join(told).replace("tuple", "list")) from None
         return optimizer
 
 
@@ -181,73 +183,13 @@ AnyOptimizerConfig: TypeAlias = Annotated[
 ]
 
 
-class ModelConfig(BaseModel):
-    """``[models.scorer]`` and ``[models.proposer]``: a name, where it is served, what it allows and what it costs."""
-
-    model_config = _STRICT
-
-    model: str
-    base_url: str | None = None
-    api_key_env: str | None = None
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-    input_tokens_per_minute: float | None = Field(default=None, gt=0)
-    output_tokens_per_minute: float | None = Field(default=None, gt=0)
-    concurrency: _Count | str | None = None
-    hedge: float = Field(default=0.0, ge=0, le=0.1)
-    scope: str | None = None
-    usd_per_million_input_tokens: float | None = Field(default=None, ge=0)
-    usd_per_million_output_tokens: float | None = Field(default=None, ge=0)
-    timeout: float = Field(default=600.0, gt=0)
-    threads: _Count | None = Field(default=None, ge=1)
-    format: Literal["chat", "completions"] = "chat"
-    top_logprobs: _Count | None = Field(default=None, ge=0)
-    prompt_logprobs: PromptLogprobs | None = None
-
-    @model_validator(mode="after")
-    def _of_raw_text(self) -> ModelConfig:
-        if self.prompt_logprobs is not None and self.format != "completions":
-            raise ValueError('prompt_logprobs is about raw text; add format = "completions", or leave it out')
-        return self
-
-    @field_validator("concurrency")
-    @classmethod
-    def _readable(cls, value: int | str | None) -> int | str | None:
-        if value is not None:
-            Concurrency.of(value)
-        return value
-
-    @property
-    def quota(self) -> Quota:
-        return Quota(
-            self.requests_per_minute,
-            self.tokens_per_minute,
-            self.concurrency,
-            self.scope,
-            self.input_tokens_per_minute,
-            self.output_tokens_per_minute,
-        )
-
-    @property
-    def price(self) -> Price | None:
-        sent, received = self.usd_per_million_input_tokens, self.usd_per_million_output_tokens
-        return None if sent is None and received is None else Price(sent or 0.0, received or 0.0)
-
-
-class ModelsConfig(BaseModel):
-    model_config = _STRICT
-
-    scorer: ModelConfig | None = None
-    proposer: ModelConfig | None = None
-
-
 class BudgetConfig(BaseModel):
     """``[budget]``; what is left out has no limit."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
-    calls: _Count | None = Field(default=None, ge=0)
-    tokens: _Count | None = Field(default=None, ge=0)
+    calls: Count | None = Field(default=None, ge=0)
+    tokens: Count | None = Field(default=None, ge=0)
     usd: float | None = Field(default=None, ge=0)
     seconds: float | None = Field(default=None, ge=0)
 
@@ -258,18 +200,33 @@ class BudgetConfig(BaseModel):
 class Config(BaseModel):
     """A whole run."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     task: TaskConfig
     optimizer: AnyOptimizerConfig = OptimizerConfig()
     models: ModelsConfig = ModelsConfig()
     budget: BudgetConfig = BudgetConfig()
-    seed: _Count = Field(default=0, ge=0)
+    seed: Count = Field(default=0, ge=0)
     mode: Mode = "parallel"
     trace: bool = True
     observers: tuple[str, ...] = ()
-    cache: Path | None = None
+    cache: Path | str | None = None  # a file, or the URL of a Redis server
     use_cache: bool = True
+    batch: Batched | None = None
+    shared: str | None = None
+
+    @field_validator("cache")
+    @classmethod
+    def _of_a_cache(cls, value: Path | str | None) -> Path | str | None:
+        return without_password(value) if isinstance(value, str) and is_redis(value) else value and Path(value)
+
+    @field_validator("shared")
+    @classmethod
+    def _of_a_quota(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else checked_address(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _faithful_in_order(self) -> Config:
@@ -366,9 +323,13 @@ def _refuse_keys(tables: Mapping[str, Any], path: str = "") -> None:
         key = f"{path}{name}"
         if redact_patterns(key) != key:
             raise ConfigError("a setting has a key for its name; write NAME=VALUE, and leave keys in the environment")
+        inner = value if isinstance(value, list) else [value]
+        for table in inner:
+            if isinstance(table, Mapping):
+                _refuse_keys(table, f"{key}.")
         if isinstance(value, Mapping):
-            _refuse_keys(value, f"{key}.")
-        elif name.lower().replace("-", "_") in _NAMES_OF_KEYS or (
+            continue
+        if name.lower().replace("-", "_") in _NAMES_OF_KEYS or (
             key.startswith("models.") and redact_patterns(str(value)) != str(value)
         ):
             raise ConfigError(
@@ -394,7 +355,14 @@ def _complaint(problem: Mapping[str, Any]) -> str:
 def _fields_at(path: list[str]) -> list[str]:
     model: type[BaseModel] = Config
     for part in path:
-        annotation = model.model_fields[part].annotation
-        options = [OptimizerConfig] if part == "optimizer" else [annotation, *getattr(annotation, "__args__", ())]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        if not part.isdigit():  # a place in a list of tables
+            annotation = model.model_fields[part].annotation
+            model = OptimizerConfig if part == "optimizer" else next(_tables_in(annotation))
     return sorted(model.model_fields)
+
+
+def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _tables_in(inner)

@@ -16,7 +16,7 @@ from asyncopt.callqueue import CallQueue
 from asyncopt.calls import Call, Counts, State
 from asyncopt.codec import printable
 from asyncopt.control import Control
-from asyncopt.endpoints.protocol import Answer, Endpoint
+from asyncopt.endpoints.protocol import Answer, Endpoint, Named
 from asyncopt.errors import AsyncoptError, BudgetExhausted
 from asyncopt.events import AttemptFailed, Events, Note
 from asyncopt.hedging import Hedging
@@ -42,6 +42,7 @@ class Dispatcher:
         self, endpoint: Endpoint, scope: str, quota: Quota, events: Events, *, wait_for_quota: bool = False
     ) -> None:
         self.endpoint = endpoint
+        self.front: Named = endpoint  # whose answers these are taken to be
         self._server: str = getattr(endpoint, "address", endpoint.identity)
         self.quota = quota
         self.counts = Counts()

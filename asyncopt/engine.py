@@ -1,44 +1,32 @@
-"""The engine that calls share, and the model handles that everything above talks to."""
+"""The engine that calls share; it hands out the models that everything above talks to."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from asyncopt.cache import Cache, cache_at
-from asyncopt.calls import Call, State, Waiter
+from asyncopt.calls import Call
 from asyncopt.dispatch import Dispatcher
 from asyncopt.endpoints.http import HttpEndpoint
-from asyncopt.endpoints.protocol import Answer, Endpoint
+from asyncopt.endpoints.protocol import Endpoint
 from asyncopt.endpoints.providers import provider
-from asyncopt.errors import AsyncoptError, ConfigError, MissingCapability, error_of
+from asyncopt.errors import AsyncoptError, ConfigError
 from asyncopt.events import Events, Note, Observer
-from asyncopt.identity import RequestKeys
 from asyncopt.limits.budget import Account
 from asyncopt.limits.descriptors import most_sockets
 from asyncopt.lookups import Lookups
 from asyncopt.loops import to_its_end
+from asyncopt.model import Model
+from asyncopt.pool import Front, Member, Pool, PoolMember, common
 from asyncopt.shared import Coordinator, Sharing
-from asyncopt.values import (
-    DEFAULT_SAMPLING,
-    Capabilities,
-    Completion,
-    Concurrency,
-    Fault,
-    Generate,
-    Likelihood,
-    LogProb,
-    Price,
-    Priority,
-    Prompt,
-    Quota,
-    Request,
-    Sampling,
-)
+from asyncopt.values import DEFAULT_SAMPLING, Capabilities, Concurrency, Price, Quota, Sampling
+
+__all__ = ["CALL_SECONDS", "Engine", "Model"]
 
 _log = logging.getLogger("asyncopt")
 
@@ -71,7 +59,7 @@ class Engine:
         self._sharing = None if coordinator is None else Sharing(coordinator, self.events)
         self._grace = grace
         self._wait = wait
-        self._lookups = Lookups(cache_at(cache), self.events, coordinator)
+        self._lookups = Lookups(cache_at(cache), self.events, coordinator, self._slots)
         self._endpoints: dict[tuple[str, str], Endpoint] = {}
         self._dispatchers: dict[tuple[str, str, str], Dispatcher] = {}
         self._shared: dict[bytes, Call] = {}
@@ -132,16 +120,55 @@ class Engine:
         when their answer does not begin; they are then all streamed.
         """
         self._require_open()
-        if not 0 <= hedge <= _MOST_HEDGED:
-            raise ConfigError(f"hedge is {hedge}; it is the share of calls asked twice, from 0 to {_MOST_HEDGED}")
-        if endpoint is None:
-            served, endpoint = self._http_endpoint(name, base_url, api_key)
-        else:
-            served = provider(name, "http://localhost", None).model
-        if hedge and not endpoint.supports.stream:
-            raise ConfigError(f"hedging needs streamed answers, which the endpoint of {name} does not give")
+        served, endpoint = self._endpoint_of(name, base_url, api_key, endpoint)
+        _check_hedge(name, hedge, endpoint.supports)
         dispatcher = self._dispatcher(endpoint, quota.scope or served, quota)
         return Model(self, dispatcher, name, served, sampling, price, timeout, hedge, Account())
+
+    def pool(
+        self,
+        name: str,
+        members: Sequence[Member],
+        *,
+        identity: str | None = None,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        price: Price | None = None,
+        timeout: float = CALL_SECONDS,
+        hedge: float = 0.0,
+    ) -> Model:
+        """A handle on the model ``name`` that all these endpoints serve, which act as one.
+
+        Each has its own quota; a call goes to whichever may start it first, and from one that fails it to another. In
+        the cache the answers are those of ``identity``, or else of the first member: others may be added and leave. The
+        same members are the same pool; the rest is as in :meth:`model`. Raises :class:`ConfigError` for an endpoint
+        that is used outside of the pool under the same scope, where one quota would be kept twice.
+        """
+        self._require_open()
+        if not members:
+            raise ConfigError(f"the pool of {name} has no members; give at least one")
+        served, endpoints = "", []
+        for member in members:
+            served, endpoint = self._endpoint_of(name, member.base_url, member.api_key, member.endpoint)
+            endpoints.append(endpoint)
+        front = Front(identity or endpoints[0].identity, common(endpoint.supports for endpoint in endpoints))
+        _check_hedge(name, hedge, front.supports)
+        pool = self._pool(served, front, list(zip(members, endpoints, strict=True)))
+        return Model(self, pool.members[0], name, served, sampling, price, timeout, hedge, Account())
+
+    def _pool(self, served: str, front: Front, members: Sequence[tuple[Member, Endpoint]]) -> Pool:
+        keys = [(one.identity, one.account, member.quota.scope or served) for member, one in members]
+        known = [self._dispatchers.get(key) for key in keys]
+        if isinstance(known[0], PoolMember) and known[0].pool.is_made_of(front, known, [one for one, _ in members]):
+            return known[0].pool
+        if len(set(keys)) < len(keys) or any(known):
+            raise ConfigError(
+                f"an endpoint of the pool of {served} is given twice, or is in use outside of it or on other terms; "
+                "state each once and always alike, or give its quota another scope"
+            )
+        pool = Pool(served, front, members, self.events, wait_for_quota=self._wait)
+        for key, dispatcher in zip(keys, pool.members, strict=True):
+            self._enlist(key, dispatcher)
+        return pool
 
     def _require_open(self) -> None:
         if self._loop is None or self._closed:
@@ -149,7 +176,12 @@ class Engine:
         if asyncio.get_running_loop() is not self._loop:
             raise AsyncoptError("the engine belongs to another event loop; make one in each loop")
 
-    def _http_endpoint(self, name: str, base_url: str | None, api_key: str | None) -> tuple[str, Endpoint]:
+    def _endpoint_of(
+        self, name: str, base_url: str | None, api_key: str | None, endpoint: Endpoint | None
+    ) -> tuple[str, Endpoint]:
+        """The name that the model has there, and the endpoint."""
+        if endpoint is not None:
+            return provider(name, "http://localhost", None).model, endpoint
         found = provider(name, base_url, api_key)
         fresh = HttpEndpoint(found.base_url, api_key, codec=found.codec, supports=found.capabilities)
         # Two formats at one address are two endpoints, and so are two accounts.
@@ -160,16 +192,10 @@ class Engine:
         key = (endpoint.identity, endpoint.account, scope)
         dispatcher = self._dispatchers.get(key)
         if dispatcher is None:
-            dispatcher = self._dispatchers[key] = Dispatcher(
-                endpoint, scope, quota, self.events, wait_for_quota=self._wait
-            )
-            if self._sharing is not None:
-                self._sharing.join(endpoint.identity, endpoint.account, scope, dispatcher.control)
-            if self._concurrency is not None:
-                dispatcher.control.set_concurrency(self._concurrency)
-            self._clamp(dispatcher)
-            if self.paused:
-                dispatcher.control.pause(asyncio.get_running_loop().time())
+            dispatcher = Dispatcher(endpoint, scope, quota, self.events, wait_for_quota=self._wait)
+            self._enlist(key, dispatcher)
+        elif isinstance(dispatcher, PoolMember):
+            raise ConfigError(f"{endpoint.identity} serves {scope} in a pool; state another scope to use it alone")
         elif quota not in (_NO_QUOTA, dispatcher.quota):
             raise ConfigError(
                 f"{scope} at {endpoint.identity} has the quota {dispatcher.quota} and is given {quota}; "
@@ -177,13 +203,34 @@ class Engine:
             )
         return dispatcher
 
+    def _enlist(self, key: tuple[str, str, str], dispatcher: Dispatcher) -> None:
+        """Put a dispatcher under the engine's controls."""
+        self._dispatchers[key] = dispatcher
+        if self._sharing is not None and not getattr(dispatcher.endpoint, "own", False):
+            self._sharing.join(*key, dispatcher.control)
+        if self._concurrency is not None:
+            dispatcher.control.set_concurrency(self._concurrency)
+        self._clamp(dispatcher)
+        if self.paused:
+            dispatcher.control.pause(asyncio.get_running_loop().time())
+
     def _clamp(self, dispatcher: Dispatcher) -> None:
         """Keep within the process's limit of open files, and say so: a socket is needed for each call in flight."""
         most = most_sockets() if isinstance(dispatcher.endpoint, HttpEndpoint) else None
+        if most is not None and isinstance(dispatcher, PoolMember):
+            most = max(most // len(dispatcher.pool.members), 1)
         if most is not None and dispatcher.slots.clamp(most):
             message = f"at most {most} calls are in flight: the limit of open files allows no more (raise ulimit -n)"
             _log.warning("%s", message)
             self.events.emit(Note(message))
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """With how many others quotas are shared, and whether that works now; None for an engine on its own."""
+        return self._sharing
+
+    def _slots(self) -> int:
+        return sum(dispatcher.slots.limit for dispatcher in self._dispatchers.values())
 
     @property
     def dispatchers(self) -> tuple[Dispatcher, ...]:
@@ -241,160 +288,8 @@ class Engine:
         await self._lookups.flush()
 
 
-class Model:
-    """A handle on one model: cached, de-duplicated, rate-limited, and counted for the study that holds it."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        dispatcher: Dispatcher,
-        name: str,
-        served: str,
-        sampling: Sampling,
-        price: Price | None,
-        timeout: float,
-        hedge: float,
-        account: Account,
-    ) -> None:
-        self.name = name
-        self.sampling = sampling
-        self.price = price
-        self.account = account
-        self._engine = engine
-        self._dispatcher = dispatcher
-        self._served = served
-        self._timeout = timeout
-        self._hedge = hedge
-        self._estimate = dispatcher.estimate(served)
-        # Bound once: a bound method for each of 100,000 queued calls would be 12 MB.
-        self._on_done, self._on_abandoned = self._done, self._abandoned
-        self._loop = asyncio.get_running_loop()
-        self._keys = RequestKeys(dispatcher.endpoint.identity, served)
-
-    def __repr__(self) -> str:
-        return f"Model({self.name!r} at {self.identity!r})"
-
-    @property
-    def supports(self) -> Capabilities:
-        """What its endpoint can be asked for."""
-        return self._dispatcher.endpoint.supports
-
-    @property
-    def identity(self) -> str:
-        """The endpoint's part of the cache key."""
-        return self._dispatcher.endpoint.identity
-
-    async def flush(self) -> None:
-        """Return when all answers so far are on disk."""
-        await self._engine.flush()
-
-    def charged_to(self, account: Account) -> Model:
-        """The same model, with its calls counted on this account."""
-        return Model(
-            self._engine,
-            self._dispatcher,
-            self.name,
-            self._served,
-            self.sampling,
-            self.price,
-            self._timeout,
-            self._hedge,
-            account,
-        )
-
-    def submit(self, request: Request, *, priority: Priority = Priority.SCORE) -> asyncio.Future[Completion]:
-        """A future of the completion; no task is made for it, and cancelling it before its call starts costs nothing.
-
-        It raises :class:`~asyncopt.errors.CallFailed` when the call has failed for good, and
-        :class:`~asyncopt.errors.BudgetExhausted` when the account does not cover it. A request that the endpoint
-        cannot answer is refused here and now, with :class:`~asyncopt.errors.MissingCapability`.
-        """
-        self._check(request)
-        engine = self._engine
-        key = self._keys.of(request)
-        waiter = Waiter(loop=self._loop)
-        completion = engine._lookups.recall(key)
-        if completion is not None:
-            self.account.count_hit()
-            waiter.set_result(completion)
-            return waiter
-        call = engine._shared.get(key)
-        waiter.account = self.account
-        if call is None:
-            if engine._closed:
-                raise AsyncoptError("the engine is closed; submit inside its `async with` block")
-            call = self._call(key, request, priority)
-            waiter.call = call
-            call.waiters.append(waiter)
-            engine._shared[key] = call
-            engine._lookups.look_up(call, self._dispatcher)
-        else:
-            self.account.count_hit()  # somebody has asked the same: it is answered once, and paid once
-            waiter.call = call
-            call.waiters.append(waiter)
-        return waiter
-
-    async def generate(self, prompt: Prompt, sampling: Sampling | None = None) -> Completion:
-        """The model's answer to a text or to messages; raises as :meth:`submit` does."""
-        return await self.submit(Generate.of(prompt, self.sampling if sampling is None else sampling))
-
-    async def likelihood(self, prompt: Prompt, continuation: str) -> LogProb:
-        """log p(continuation | prompt) by tokens, nothing put between the two; raises as :meth:`submit` does."""
-        return LogProb.of(await self.submit(Likelihood.of(prompt, continuation)))
-
-    def _check(self, request: Request) -> None:
-        supports = self.supports
-        if isinstance(request, Likelihood):
-            if not supports.prompt_logprobs:
-                raise MissingCapability(
-                    f"{self.name} gives no log-probabilities of a given text; that takes a server which echoes its "
-                    'prompt with them (format = "completions", as of vLLM), or the embedded model (local)'
-                )
-        elif request.top_logprobs > supports.top_logprobs:
-            raise MissingCapability(
-                f"{request.top_logprobs} top log-probabilities are wanted of {self.name}, which gives "
-                f"{supports.top_logprobs or 'none'}; ask for at most that many, or use another model"
-            )
-        elif request.extra and not supports.extra:
-            raise MissingCapability(f"{self.name} is asked in a format that carries no further fields; leave extra out")
-
-    def _call(self, key: bytes, request: Request, priority: Priority) -> Call:
-        return Call(
-            key,
-            self._served,
-            request,
-            priority,
-            self._estimate.of(request),
-            self.price,
-            self._timeout,
-            0.0 if isinstance(request, Likelihood) else self._hedge,  # it has no first piece that could be late
-            self._on_done,
-            self._on_abandoned,
-        )
-
-    def _abandoned(self, call: Call) -> None:
-        self._dispatcher.withdraw(call)
-        if call.state is State.DONE:
-            self._engine._shared.pop(call.key, None)
-            self._engine._lookups.ended(call.key)
-
-    def _done(self, call: Call, result: Answer | AsyncoptError) -> None:
-        """Keep the answer, then tell everybody who waits for it."""
-        self._engine._shared.pop(call.key, None)
-        if isinstance(result, Completion):
-            if call.attempts:
-                self._engine._lookups.remember(call.key, result)
-            for waiter in call.waiters:
-                waiter.call = None
-                if not waiter.done():
-                    waiter.set_result(result)
-        else:
-            for waiter in call.waiters:
-                waiter.call = None
-                if not waiter.done():
-                    waiter.set_exception(error_of(result) if isinstance(result, Fault) else result)
-                    if self._engine._closed:
-                        waiter.exception()  # else asyncio complains of everybody who stopped caring before the end
-        call.waiters.clear()
-        if self._engine._lookups.flights is not None:
-            self._engine._lookups.flights.ended(call.key)
+def _check_hedge(name: str, hedge: float, supports: Capabilities) -> None:
+    if not 0 <= hedge <= _MOST_HEDGED:
+        raise ConfigError(f"hedge is {hedge}; it is the share of calls asked twice, from 0 to {_MOST_HEDGED}")
+    if hedge and not supports.stream:
+        raise ConfigError(f"hedging needs streamed answers, which the endpoint of {name} does not give")

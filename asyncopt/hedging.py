@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, cast
 
@@ -45,6 +47,7 @@ class Hedging:
 
     def __init__(self, dispatcher: Host, loop: asyncio.AbstractEventLoop) -> None:
         self.tasks: set[asyncio.Task[Answer]] = set()
+        self.elsewhere: Callable[[Call], Host | None] | None = None  # where rivals are asked, if not at the same place
         self._dispatcher = dispatcher
         self._loop = loop
         self._first_pieces: deque[float] = deque(maxlen=_REMEMBERED)
@@ -62,7 +65,8 @@ class Hedging:
                 self._first_pieces.append(call.first_piece_at - started)
                 self.ended(call)
 
-        answer = await self._endpoint.send_streamed(call.model, call.request, first_piece)
+        endpoint = cast(StreamingEndpoint, self._dispatcher.endpoint)
+        answer = await endpoint.send_streamed(call.model, call.request, first_piece)
         if call.rival is not None and isinstance(answer, Fault) and answer.kind in backoff.PASSING:
             await asyncio.wait([call.rival])
         return call.winner or answer
@@ -72,10 +76,6 @@ class Hedging:
         if call.rival is not None:
             await asyncio.wait([call.rival])
         return call.winner or Fault(FaultKind.AMBIGUOUS, "an answer that had begun broke off")
-
-    @property
-    def _endpoint(self) -> StreamingEndpoint:
-        return cast(StreamingEndpoint, self._dispatcher.endpoint)
 
     def tick(self, now: float) -> None:
         """Give late calls a rival, as long as there is quota to spare and few enough have one."""
@@ -87,18 +87,20 @@ class Hedging:
                 continue
             if late is None:
                 late = self._quantile(1 - call.hedge)
-            if now - call.started_at > late and self._affordable(call):
-                self._start(call, task)
+            if now - call.started_at > late:
+                host = self._dispatcher if self.elsewhere is None else self.elsewhere(call)
+                if host is not None and self._affordable(call, host):
+                    self._start(call, task, host)
 
     def _quantile(self, share: float) -> float:
         ordered = sorted(self._first_pieces)
         return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
-    def _affordable(self, call: Call) -> bool:
-        dispatcher, control = self._dispatcher, self._dispatcher.control
+    def _affordable(self, call: Call, host: Host) -> bool:
+        control = host.control
         assert call.payer is not None
         return (
-            dispatcher.counts.hedges + 1 <= call.hedge * self._streamed
+            self._dispatcher.counts.hedges + 1 <= call.hedge * self._streamed
             and control.slots.free
             and not control.gate.closed
             and not control.gate.paused
@@ -106,17 +108,17 @@ class Hedging:
             and call.payer.exhausted(call.tokens, call.usd) is None
         )
 
-    def _start(self, call: Call, main: asyncio.Task[None]) -> None:
-        self._dispatcher.book(call)
+    def _start(self, call: Call, main: asyncio.Task[None], host: Host) -> None:
+        host.book(call)
         self._dispatcher.counts.hedges += 1
         assert call.payer is not None
         call.payer.count_hedge()
         began = partial(self._rival_began, call, main)
-        sending = self._endpoint.send_streamed(call.model, call.request, began)
+        sending = cast(StreamingEndpoint, host.endpoint).send_streamed(call.model, call.request, began)
         call.rival = self._loop.create_task(sending, name="asyncopt-rival")
         self.tasks.add(call.rival)
         # A callback, since a task that is cancelled before its first step runs no line of its own.
-        call.rival.add_done_callback(partial(self._raced, call, call.payer, main))
+        call.rival.add_done_callback(partial(self._raced, call, call.payer, main, host))
 
     def _rival_began(self, call: Call, main: asyncio.Task[None]) -> None:
         """The first piece decides, not the last: whoever ends first has the shorter answer, which is not the better."""
@@ -124,12 +126,16 @@ class Hedging:
             call.taken_over = True
             main.cancel()
 
-    def _raced(self, call: Call, payer: Account, main: asyncio.Task[None], rival: asyncio.Task[Answer]) -> None:
+    def _raced(
+        self, call: Call, payer: Account, main: asyncio.Task[None], host: Host, rival: asyncio.Task[Answer]
+    ) -> None:
         """A rival has ended; unless it had taken the call over, only its completion ends the first attempt."""
         self.tasks.discard(rival)
         failed = rival.cancelled() or rival.exception() is not None
         answer = None if failed else rival.result()
-        self._dispatcher.control.slots.release()
+        if answer is not None and host is not self._dispatcher:
+            answer = replace(answer, limits=None)  # of another account than the one that will hear of it
+        host.control.slots.release()
         self._bill_loser(call, payer, answer)
         if call.rival is rival:
             call.rival = None
@@ -140,8 +146,8 @@ class Hedging:
                 if not call.expired:  # else the attempt is being ended already
                     main.cancel()
         if isinstance(answer, Fault) and answer.kind is FaultKind.QUOTA:
-            self._dispatcher.give_up(answer)  # the first attempt may yet be answered, and nothing else is sent
-        self._dispatcher.poke()
+            host.give_up(answer)  # the first attempt may yet be answered, and nothing else is sent
+        host.poke()
 
     def _bill_loser(self, call: Call, payer: Account, answer: Answer | None) -> None:
         """One of the two attempts is paid for and brings nothing: its prompt, as far as is known."""

@@ -17,10 +17,10 @@ class Verdicts:
 
     __slots__ = ("_control", "_refused_at", "_rejections", "_served")
 
-    def __init__(self) -> None:
+    def __init__(self, served: dict[str, Call] | None = None) -> None:
         self._rejections = Rejections()
         self._refused_at = _NEVER
-        self._served: dict[str, Call] = {}  # by model
+        self._served = {} if served is None else served  # by model; a pool's members know it of each other
         self._control: Call | None = None
 
     def served(self, call: Call) -> None:

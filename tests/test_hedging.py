@@ -213,7 +213,7 @@ def test_a_rival_that_is_cancelled_before_its_first_step_gives_its_slot_back() -
         await asyncio.sleep(0.05)
         dispatcher = engine.dispatchers[0]
         ((task, call),) = dispatcher.in_flight_calls.items()
-        dispatcher._hedging._start(call, task)
+        dispatcher._hedging._start(call, task, dispatcher)
         dispatcher._hedging.ended(call)
 
     raced(endpoint, also=also)  # which asserts that no slot is in use
