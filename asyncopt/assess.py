@@ -152,7 +152,7 @@ async def evaluate_instructions(
     budget: Budget = UNLIMITED,
     events: Events | None = None,
     program: Program = PROMPTED,
-    batches: Path | None = None,
+    batches: str | Path | None = None,
 ) -> Assessment:
     """The instructions' scores on all examples of the fold, with the answers they rest on; ``program`` says how.
 
@@ -173,7 +173,7 @@ async def evaluate_instructions(
     began = loop.time()
     with anyio.move_on_after(budget.seconds) as scope:
         if batches is not None:
-            await answer_ahead(charged, task, instructions, examples, batches, program=program)
+            await answer_ahead(charged, task, instructions, examples, Path(batches), program=program)
         evaluations = await _all(charged, task, instructions, examples, events, program)
     if scope.cancelled_caught:
         raise BudgetExhausted(f"the budget of {budget.seconds:g} seconds is used up; raise it and evaluate again")

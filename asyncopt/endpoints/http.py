@@ -7,7 +7,7 @@ No redirects (a 307 would resend prompt and key to another host), no cookies, no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -19,13 +19,15 @@ from aiohttp.http import RawResponseMessage
 from yarl import URL
 
 from asyncopt.endpoints.addresses import check_address, is_loopback
+from asyncopt.endpoints.errands import Errand
+from asyncopt.endpoints.http_errands import run_errand
 from asyncopt.endpoints.http_exchange import MAX_BODY, Pieces, Pool, Target, read
 from asyncopt.endpoints.http_faults import ERRORS, UNANSWERED, broken, unconnected, was_idle
 from asyncopt.endpoints.openai import CHAT_CAPABILITIES, OpenAIChat
 from asyncopt.endpoints.protocol import Answer, Ask, Codec, LikelihoodCodec, Reply, converse
 from asyncopt.endpoints.secret import Secret, redact_patterns
 from asyncopt.identity import endpoint_identity
-from asyncopt.values import Capabilities, Completion, Fault, FaultKind, Likelihood, Request
+from asyncopt.values import Capabilities, Completion, Fault, FaultKind, Generate, Likelihood, Request
 
 IDENTITY_HEADER = "x-asyncopt-identity"
 
@@ -87,6 +89,23 @@ class HttpEndpoint:
         body = self._codec.encode(model, request, stream=True)
         return await self._post(self._url(self._codec.path(model)), body, partial(self._streamed, first_piece))
 
+    def asked(self, model: str, request: Generate) -> Ask:
+        """The path and the body that the request has when it is sent alone."""
+        return Ask(self._codec.path(model), self._codec.encode(model, request))
+
+    def answered(self, reply: Reply) -> Answer:
+        """The completion, or the fault, in what would have been the reply to one request."""
+        return self._redacted(self._codec.decode(reply))
+
+    async def errand(self, errand: Errand) -> Reply | Fault:
+        """The whole reply to a request beside the answering of prompts; one attempt, and nothing raises."""
+        found = await run_errand(self.base_url, self._headers(), errand)
+        if isinstance(found, Fault):
+            return self._redacted_fault(found)
+        if 300 <= found.status < 400:
+            return _redirected(found.status, found.headers, self._key)
+        return replace(found, body=found.body if self._key is None else self._key.redact_bytes(found.body))
+
     async def _likelihood(self, model: str, request: Likelihood) -> Answer:
         if not isinstance(self._codec, LikelihoodCodec):
             return _NO_LIKELIHOODS
@@ -127,7 +146,11 @@ class HttpEndpoint:
         head, sent = None, asyncio.get_running_loop().time()
         try:
             head = await self._pool.exchange(connection, target, body)
-            found = _redirected(head[0], self._key) if 300 <= head[0].code < 400 else await read_out(*head)
+            found = (
+                _redirected(head[0].code, head[0].headers, self._key)
+                if 300 <= head[0].code < 400
+                else await read_out(*head)
+            )
         except BaseException as error:
             used = self._pool.is_used(connection)
             connection.close()
@@ -165,9 +188,7 @@ class HttpEndpoint:
     def _redacted(self, answer: Answer) -> Answer:
         key = self._key
         if isinstance(answer, Fault):
-            if key is not None:
-                answer = replace(answer, detail=key.redact_cut(answer.detail), code=key.redact_cut(answer.code))
-            return replace(answer, detail=redact_patterns(answer.detail))
+            return self._redacted_fault(answer)
         if key is None:
             return answer
         text, model = key.redact(answer.text), key.redact(answer.served_model)
@@ -175,19 +196,25 @@ class HttpEndpoint:
             return answer
         return replace(answer, text=text, served_model=model, token_logprobs=())
 
+    def _redacted_fault(self, fault: Fault) -> Fault:
+        key = self._key
+        if key is not None:
+            fault = replace(fault, detail=key.redact_cut(fault.detail), code=key.redact_cut(fault.code))
+        return replace(fault, detail=redact_patterns(fault.detail))
+
     async def aclose(self) -> None:
         await self._pool.aclose()
 
 
-def _redirected(message: RawResponseMessage, key: Secret | None) -> Fault:
+def _redirected(status: int, headers: Mapping[str, str], key: Secret | None) -> Fault:
     try:
-        host = urlsplit(message.headers.get("Location", "")).hostname or "another place"
+        host = urlsplit(headers.get("Location", "")).hostname or "another place"
     except ValueError:
         host = "a place that cannot be read"
     host = host if key is None else key.redact(host)
     return Fault(
         FaultKind.FATAL_CONFIG,
-        f"HTTP {message.code} redirects to {host[:100]}, which is never followed; set the base URL to the real one",
+        f"HTTP {status} redirects to {host[:100]}, which is never followed; set the base URL to the real one",
     )
 
 

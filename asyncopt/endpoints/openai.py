@@ -25,7 +25,7 @@ _FINISH = {"stop": Finish.STOP, "eos": Finish.STOP, "length": Finish.LENGTH, "ma
 _BESIDE = ("tool_calls", "function_call", "reasoning_content", "reasoning")
 
 STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-CHAT_CAPABILITIES = Capabilities(top_logprobs=20, stream=True, extra=True)
+CHAT_CAPABILITIES = Capabilities(top_logprobs=20, stream=True, extra=True, batch=True)
 
 
 class OpenAIChat:

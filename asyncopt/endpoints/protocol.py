@@ -91,8 +91,21 @@ class StreamDecoder(Protocol):
         ...
 
 
+class Named(Protocol):
+    """What is known of answers before any comes: their part of the cache key, and what can be asked for."""
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def supports(self) -> Capabilities: ...
+
+
 class Endpoint(Protocol):
-    """Where requests go. ``identity`` is its part of the cache key; ``account`` tells keys apart without being one."""
+    """Where requests go. ``identity`` is its part of the cache key; ``account`` tells keys apart without being one.
+
+    One that has an ``own`` which is true belongs to this process alone: its quota is not shared with others.
+    """
 
     identity: str
     account: str

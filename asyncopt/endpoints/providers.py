@@ -38,14 +38,17 @@ class Family:
     capabilities: Capabilities
 
 
+# Batches there have another format, take deployments of their own, or do not exist.
+_WITHOUT_BATCHES = replace(CHAT_CAPABILITIES, batch=False)
+
 FAMILIES: dict[str, Family] = {
     "openai": Family("https://api.openai.com/v1", "OPENAI_API_KEY", lambda _: OpenAIChat(), CHAT_CAPABILITIES),
     "anthropic": Family(
         "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", lambda _: AnthropicMessages(), anthropic.CAPABILITIES
     ),
-    "azure": Family(None, "AZURE_OPENAI_API_KEY", AzureChat, CHAT_CAPABILITIES),
+    "azure": Family(None, "AZURE_OPENAI_API_KEY", AzureChat, _WITHOUT_BATCHES),
     "openrouter": Family(
-        "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", lambda _: OpenAIChat(), CHAT_CAPABILITIES
+        "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", lambda _: OpenAIChat(), _WITHOUT_BATCHES
     ),
     "gemini": Family(
         "https://generativelanguage.googleapis.com/v1beta/openai",

@@ -2,6 +2,7 @@
 
 from asyncopt.testing.abilities import Abilities
 from asyncopt.testing.answers import AnswerModel, Item, items_of
+from asyncopt.testing.batches import BatchPlan
 from asyncopt.testing.clock import run_virtual
 from asyncopt.testing.conformance import OptimizerConformance
 from asyncopt.testing.faults import FaultPlan
@@ -14,6 +15,7 @@ from asyncopt.testing.trial import Course, Trial
 __all__ = [
     "Abilities",
     "AnswerModel",
+    "BatchPlan",
     "Constant",
     "Course",
     "Entry",

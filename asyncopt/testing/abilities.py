@@ -29,6 +29,7 @@ class Abilities:
     seed: bool = True
     n: bool = False
     logit_bias: bool = True
+    batch: bool = True
 
     def __post_init__(self) -> None:
         if self.top_logprobs < 0:

@@ -10,12 +10,14 @@ from multidict import CIMultiDict
 from asyncopt.endpoints.anthropic import CAPABILITIES as ANTHROPIC
 from asyncopt.endpoints.anthropic import AnthropicMessages
 from asyncopt.endpoints.completions import TextCompletions
+from asyncopt.endpoints.errands import Errand
+from asyncopt.endpoints.openai import OpenAIChat
 from asyncopt.endpoints.protocol import Answer, Ask, Codec, LikelihoodCodec, Reply, StreamDecoder, converse
 from asyncopt.testing.abilities import Abilities
 from asyncopt.testing.chance import digest_of
 from asyncopt.testing.faults import Cut
 from asyncopt.testing.streaming import Write
-from asyncopt.values import Capabilities, Fault, FaultKind, Likelihood, Request
+from asyncopt.values import Capabilities, Fault, FaultKind, Generate, Likelihood, Request
 
 _CUT = Fault(FaultKind.AMBIGUOUS, "the connection broke after the request was sent (simulated)")
 _NO_LIKELIHOODS = Fault(FaultKind.FATAL_CONFIG, "this format cannot ask for the log-probabilities of a given text")
@@ -27,6 +29,8 @@ class Server(Protocol):
     identity: str
 
     async def handle(self, body: bytes, headers: Mapping[str, str], path: str, write: Write | None = None) -> Reply: ...
+
+    async def errand(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply: ...
 
 
 class SimulatedEndpoint:
@@ -59,6 +63,19 @@ class SimulatedEndpoint:
             return _CUT
         return await listener.answer(reply)
 
+    def asked(self, model: str, request: Generate) -> Ask:
+        """The path and the body that the request has when it is sent alone."""
+        return Ask(self._codec.path(model), self._codec.encode(model, request))
+
+    def answered(self, reply: Reply) -> Answer:
+        """The completion, or the fault, in what would have been the reply to one request."""
+        return self._codec.decode(reply)
+
+    async def errand(self, errand: Errand) -> Reply | Fault:
+        """The reply about a file or a batch, at once."""
+        headers = CIMultiDict({**self._headers, "Content-Type": errand.content_type})
+        return await self._api.errand(errand.method, errand.path, errand.body, headers)
+
     async def _likelihood(self, model: str, request: Likelihood) -> Answer:
         if not isinstance(self._codec, LikelihoodCodec):
             return _NO_LIKELIHOODS
@@ -90,6 +107,7 @@ def _capabilities(codec: Codec, abilities: Abilities) -> Capabilities:
         grammar=abilities.tokens_by_name,
         stream=True,
         extra=True,
+        batch=abilities.batch and type(codec) is OpenAIChat,
     )
 
 

@@ -21,6 +21,7 @@ from asyncopt.tasks import catalogue, load
 from asyncopt.tasks.datasets import DATASETS, tasks_in
 from asyncopt.tasks.task import Task
 from asyncopt.testing.answers import AnswerModel, Item, items_of
+from asyncopt.testing.batches import BatchPlan
 from asyncopt.testing.faults import FaultPlan
 from asyncopt.testing.latency import parse_latency
 from asyncopt.testing.simulated import SimulatedAPI
@@ -88,6 +89,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "latency": parse_latency,
     "faults": FaultPlan.parse,
     "change": parse_change,
+    "batches": BatchPlan.parse,
 }
 
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from asyncopt import codec
 from asyncopt.endpoints.protocol import Reply
 from asyncopt.errors import ConfigError
+from asyncopt.testing.batches import SimulatedBatches
 from asyncopt.testing.faults import Cut
 from asyncopt.testing.ledger import Ledger
 from asyncopt.testing.streaming import Write
@@ -29,7 +30,9 @@ PATHS = (
     "/openai/v1/completions",
     "/tokenize",
 )
+ERRANDS = ("/v1/files", "/v1/files/{file}/content", "/v1/batches", "/v1/batches/{batch}", "/v1/batches/{batch}/cancel")
 _LARGEST_BODY = 8 << 20
+_LARGEST_FILE = 256 << 20  # a file of requests may have 200 MB
 _BACKLOG = 4096  # a client may open thousands of connections at once; 128 would stall them for seconds
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -39,10 +42,13 @@ class Service(Protocol):
 
     identity: str
     ledger: Ledger
+    batches: SimulatedBatches
 
     async def handle(self, body: bytes, headers: Mapping[str, str], path: str, write: Write | None = None) -> Reply: ...
 
     def models(self, headers: Mapping[str, str]) -> Reply: ...
+
+    async def errand(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply: ...
 
 
 @asynccontextmanager
@@ -69,15 +75,23 @@ def _app(api: Service) -> web.Application:
     async def models(request: web.Request) -> web.Response:
         return _response(api.models(request.headers))
 
+    async def errand(request: web.Request) -> web.Response:
+        body = await request.clone(client_max_size=_LARGEST_FILE).read()
+        path = request.rel_url.raw_path_qs.removeprefix("/v1")
+        return _response(await api.errand(request.method, path, body, request.headers))
+
     async def ledger(request: web.Request) -> web.Response:
         since, every = _asked(request, "since"), _asked(request, "every")
         document = {"identity": api.identity, **api.ledger.as_json(since=int(since or 0), every=every or None)}
+        document["batches"] = {"submitted": api.batches.submitted, **api.batches.ledger.as_json()}
         return web.Response(body=codec.dumps(document), content_type="application/json")
 
     app = web.Application(client_max_size=_LARGEST_BODY)
     for path in PATHS:
         app.router.add_post(path, chat)
     app.router.add_get("/v1/models", models)
+    for path in ERRANDS:
+        app.router.add_route("*", path, errand)
     for path in ("/ledger", "/v1/ledger"):  # below the base URL too, for those who only have that
         app.router.add_get(path, ledger)
     return app

@@ -131,5 +131,5 @@ def _token_burst(stated: Mapping[str, float], chosen: Mapping[str, Any]) -> dict
 
 
 def _place_of(wanted: ModelConfig) -> _Place:
-    provider = wanted.model.partition("/")[0] if wanted.base_url is None else wanted.base_url
+    provider = wanted.model.partition("/")[0] if wanted.address is None else wanted.address
     return provider, wanted.api_key_env or "", wanted.scope or wanted.model

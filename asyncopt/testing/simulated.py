@@ -25,8 +25,10 @@ from asyncopt.endpoints.protocol import Codec, Reply
 from asyncopt.errors import ConfigError
 from asyncopt.testing.abilities import USUAL_ABILITIES, Abilities
 from asyncopt.testing.answers import AnswerModel
+from asyncopt.testing.batches import USUAL_PLAN, BatchPlan, SimulatedBatches, owner_of
 from asyncopt.testing.chance import digest_of
 from asyncopt.testing.chat import ChatShape
+from asyncopt.testing.clerk import Clerk
 from asyncopt.testing.clock import ServerClock
 from asyncopt.testing.completions import CompletionsShape
 from asyncopt.testing.dialects import dialect_of, http_date
@@ -82,6 +84,9 @@ class SimulatedAPI:
 
     **Abilities.** ``abilities`` says which formats there are, and what can be asked of log-probabilities, seeds and n.
 
+    **Batches.** ``batches`` is a :class:`BatchPlan`. What is in a batch is in no quota, is met by no plan of faults and
+    has a ledger of its own, ``batches.ledger``.
+
     With ``require_key``, other keys get a 401. Requests at a temperature above 0 draw another answer each time, unless
     they state a seed. Without ``keep_prompts`` the ledger holds hashes of the prompts and answers.
     """
@@ -112,6 +117,7 @@ class SimulatedAPI:
         faults: FaultPlan | None = None,
         answers: AnswerModel | None = None,
         abilities: Abilities = USUAL_ABILITIES,
+        batches: BatchPlan = USUAL_PLAN,
         require_key: str | None = None,
         keep_prompts: bool = True,
     ) -> None:
@@ -142,11 +148,10 @@ class SimulatedAPI:
             abilities=abilities,
         )
         self.identity = self._worker.identity
-        self._dialect = dialect_of(headers)
-        self._hints = retry_after
+        self.batches = SimulatedBatches(batches, seed, Clerk(self._worker, self._shape, keep_prompts=keep_prompts))
+        self._dialect, self._hints = dialect_of(headers), retry_after
         self._wall_at_start = EPOCH + _finite(clock_skew)
-        self._key = require_key
-        self._clock = ServerClock()
+        self._key, self._clock = require_key, ServerClock()
 
     def endpoint(self, *, api_key: str | None = None, codec: Codec | None = None) -> SimulatedEndpoint:
         """This API as an endpoint in the caller's loop, exact on a virtual clock.
@@ -201,6 +206,19 @@ class SimulatedAPI:
         finally:
             self._close(pending, status)
         return reply
+
+    async def errand(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """The reply to a request about files and batches; ``path`` is below the base URL, with the query."""
+        if not self._may_enter(headers):
+            return self._unauthorized(self._chat)
+        if not self._worker.abilities.batch:
+            return self._reply(404, codec.dumps(self._chat.error(404, "Nothing is served there.")), self.now())
+        kind, owner = headers.get("Content-Type", ""), owner_of(_key_in(headers))
+        try:
+            status, found = self.batches.handle(method, path, body, kind, owner, self.now())
+        except BadRequest as error:
+            status, found = 400, self._chat.error(400, str(error))
+        return self._reply(status, found if isinstance(found, bytes) else codec.dumps(found), self.now())
 
     def models(self, headers: Mapping[str, str]) -> Reply:
         """The reply to ``GET /v1/models``."""
