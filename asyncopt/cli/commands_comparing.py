@@ -20,7 +20,9 @@ from asyncopt.cli.options import (
     ProposerOption,
     ScorerOption,
     SetOption,
+    SharedOption,
     WaitOption,
+    WorkersOption,
 )
 
 
@@ -53,7 +55,9 @@ def compare(
     no_cache: NoCacheOption = False,
     mode: ModeOption = None,
     observe: ObserveOption = None,
+    shared: SharedOption = None,
     wait: WaitOption = False,
+    workers: WorkersOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what all runs may take.")] = False,
     display: DisplayOption = None,
     json: Json = False,

@@ -9,6 +9,7 @@ import typer
 
 from asyncopt.cli.options import (
     BaseUrlOption,
+    BatchTestOption,
     BudgetOption,
     DataOption,
     DisplayOption,
@@ -19,11 +20,14 @@ from asyncopt.cli.options import (
     ObserveOption,
     OptimizerOption,
     ProposerOption,
+    RayOption,
     ScorerOption,
     SeedOption,
     SetOption,
+    SharedOption,
     StepsOption,
     WaitOption,
+    WorkersOption,
 )
 
 
@@ -46,6 +50,8 @@ def run(
         bool | None, typer.Option("--trace/--no-trace", help="Keep every meta-prompt and answer (default: yes).")
     ] = None,
     observe: ObserveOption = None,
+    shared: SharedOption = None,
+    batch_test: BatchTestOption = False,
     wait: WaitOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it may take.")] = False,
     display: DisplayOption = None,
@@ -69,6 +75,8 @@ def run(
         "mode": mode,
         "trace": trace,
         "observers": observe or None,
+        "shared": shared,
+        "batch": "test" if batch_test else None,
     }
     if sweep_path(task) is not None:
         seeds = None if flags.pop("seed") is None else str(seed)
@@ -92,7 +100,10 @@ def resume(
     steps: Annotated[int | None, typer.Option(help="With --fork: how many steps the other run has.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="With --fork: any setting of it, a.b=c.")] = None,
     budget: BudgetOption = None,
+    shared: SharedOption = None,
     wait: WaitOption = False,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     display: DisplayOption = None,
     json: Json = False,
 ) -> None:
@@ -110,9 +121,17 @@ def resume(
     if is_sweep(directory):
         if fork is not None:
             raise ConfigError(f"{directory} is a sweep; --fork takes the directory of one of its runs")
-        resume_sweep(directory, budget, shown, wait=wait)
+        if ray is not None:
+            from asyncopt.cli.clustered import resume_on_ray
+
+            resume_on_ray(directory, budget, shown, wait=wait, shared=shared, workers=workers, address=ray)
+            return
+        resume_sweep(directory, budget, shown, wait=wait, shared=shared, workers=workers)
         return
-    config = settle_resumed(directory, budget, steps=steps, settings=settings or [])
+    if workers is not None or ray is not None:
+        given = "--workers" if ray is None else "--ray"
+        raise ConfigError(f"{directory} is a single run, which one process does; {given} is for a sweep")
+    config = settle_resumed(directory, budget, steps=steps, settings=settings or [], shared=shared)
     manner = Manner(parent=None if fork is None else directory, wait=wait)
     run_study(config, fork or directory, shown, manner=manner)
 
@@ -134,7 +153,11 @@ def sweep(
     no_cache: NoCacheOption = False,
     mode: ModeOption = None,
     observe: ObserveOption = None,
+    shared: SharedOption = None,
+    batch_test: BatchTestOption = False,
     wait: WaitOption = False,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what all studies may take.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="List the ready sweeps: the paper's experiments.")] = False,
     display: DisplayOption = None,
@@ -157,9 +180,16 @@ def sweep(
         "use_cache": False if no_cache else None,
         "mode": mode,
         "observers": observe or None,
+        "shared": shared,
+        "batch": "test" if batch_test else None,
     }
     options = {"base_url": base_url, "settings": settings or [], "tasks": tasks, "seeds": seeds, "studies": studies}
-    begin(name, flags, options, directory, budget, dry_run=dry_run, shown=shown, wait=wait)
+    if ray is not None and not dry_run:
+        from asyncopt.cli.clustered import begin_on_ray
+
+        begin_on_ray(name, flags, options, directory, budget, shown=shown, wait=wait, workers=workers, address=ray)
+        return
+    begin(name, flags, options, directory, budget, dry_run=dry_run, shown=shown, wait=wait, workers=workers)
 
 
 def replay(
@@ -204,6 +234,10 @@ def evaluate(
     budget: BudgetOption = None,
     settings: SetOption = None,
     no_cache: NoCacheOption = False,
+    shared: SharedOption = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Ask in batches: half the price, up to a day; the same command goes on.")
+    ] = False,
     wait: WaitOption = False,
     display: DisplayOption = None,
     json: Json = False,
@@ -224,12 +258,13 @@ def evaluate(
         "task.data": data,
         "seed": seed,
         "use_cache": False if no_cache else None,
+        "shared": shared,
     }
     shown = shown_as(display, json=json)
     way = Baseline(baseline, shots, shots_by)
     given = read_instructions(instructions or [], file, run or [], way.instructions, top)
     config = settle(task, flags, base_url, budget, settings or [])
-    evaluate_given(config, given, fold, out, min_score, shown, baseline=way, wait=wait)
+    evaluate_given(config, given, fold, out, min_score, shown, baseline=way, wait=wait, batch=batch)
 
 
 def plan(
@@ -246,6 +281,7 @@ def plan(
     settings: SetOption = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Count no answer as known.")] = False,
     mode: ModeOption = None,
+    shared: SharedOption = None,
     pilot: Annotated[int, typer.Option(min=0, help="Calls to try first, at least 4, in the cache then; or 0.")] = 40,
     json: Json = False,
 ) -> None:
@@ -262,5 +298,6 @@ def plan(
         "seed": seed,
         "use_cache": False if no_cache else None,
         "mode": mode,
+        "shared": shared,
     }
     tell(task, flags, base_url=base_url, budget=budget, settings=settings or [], pilot=pilot, json=json)

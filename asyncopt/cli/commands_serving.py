@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from asyncopt.cli.options import BaseUrlOption, BudgetOption, Json, ObserveOption, SetOption, WaitOption
+from asyncopt.cli.options import BaseUrlOption, BudgetOption, Json, ObserveOption, SetOption, SharedOption, WaitOption
 
 
 def models_probe(
@@ -49,7 +49,9 @@ def proxy(
     hedge: Annotated[
         float | None, typer.Option(help="The share of slow calls that may be asked twice: 0 to 0.1.")
     ] = None,
-    cache: Annotated[Path | None, typer.Option(help="The file of answers; by default that of all runs.")] = None,
+    cache: Annotated[
+        str | None, typer.Option(help="The file of answers, or redis://HOST; by default that of all runs.")
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no answers.")] = False,
     draws: Annotated[str, typer.Option(help="fresh, or cached: the same request has the same answer.")] = "fresh",
     budget: BudgetOption = None,
@@ -58,6 +60,7 @@ def proxy(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 0,
     key_env: Annotated[str | None, typer.Option(help="The variable with the provider's key.")] = None,
     token_env: Annotated[str | None, typer.Option(help="The variable with the key that clients must send.")] = None,
+    shared: SharedOption = None,
     wait: WaitOption = False,
 ) -> None:
     """Serve a model to other programs in OpenAI's format: cached, within its quotas, tried again, within a budget."""
@@ -80,6 +83,7 @@ def proxy(
         key_env=key_env,
         token_env=token_env,
         wait=wait,
+        shared=shared,
     )
 
 
@@ -110,6 +114,7 @@ def simulate(
     first_byte_share: Annotated[float, typer.Option(help="Share of the latency before a stream begins.")] = 0.3,
     slow_wrong: Annotated[float, typer.Option(help="Wrong answers take so many times as long.")] = 1.0,
     faults: Annotated[str | None, typer.Option(help="Such as seed=1,rate=0.05,kinds=500+reset.")] = None,
+    batches: Annotated[str | None, typer.Option(help="DELAY[:RATE[:FAILED[:EXPIRES]]] of batches, as 2:500.")] = None,
     data: Annotated[Path | None, typer.Option(help="Published data sets whose items can be answered.")] = None,
     key: Annotated[str | None, typer.Option(help="Refuse every other API key.")] = None,
 ) -> None:

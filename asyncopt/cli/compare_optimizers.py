@@ -20,7 +20,7 @@ from asyncopt.sweep import Sweep
 
 USUAL_LATENCY = "0.05"  # that of `asyncopt simulate`
 _OF_SERVERS = ("latency", "rps", "tps", "concurrency", "faults")
-_OF_MODELS = ("directory", "budget", "base_url", "observe", "wait", "dry_run", "display")
+_OF_MODELS = ("directory", "budget", "base_url", "observe", "shared", "wait", "workers", "dry_run", "display")
 _OF_OPTIMIZERS = (
     *("optimizers", "scoring_calls", "seeds", "aa", "simulated", *_OF_SERVERS, *_OF_MODELS),
     *("scorer", "proposer", "limit", "data", "settings", "no_cache", "mode"),
@@ -72,6 +72,7 @@ def _asked(options: Mapping[str, Any]) -> Asked:
         "use_cache": False if options["no_cache"] else None,
         "mode": options["mode"],
         "observers": options["observe"] or None,
+        "shared": options["shared"],
     }
     return Asked(
         what=options["what"][0],
@@ -94,7 +95,7 @@ def _compare(asked: Asked, options: Mapping[str, Any]) -> None:
     if options["dry_run"]:
         tell([one.config for one in sweep.planned], sweep.budget.model_dump(), sweep.at_once, json=shown == "json")
     else:
-        start_sweep(sweep, options["directory"], shown, wait=options["wait"])
+        start_sweep(sweep, options["directory"], shown, wait=options["wait"], workers=options["workers"])
 
 
 def _simulate(asked: Asked, server: Mapping[str, Any], *, json: bool) -> None:

@@ -12,6 +12,8 @@ from asyncopt import codec
 from asyncopt.ctl import ACTIONS, ask, check_request
 from asyncopt.errors import ConfigError
 
+_SAID = ("state", "endpoints", "pid", "best", "workers", "degraded")  # in lines of their own
+
 
 def control(directory: Path, action: str, setting: str | None, *, json: bool) -> None:
     """Send one request to the run in ``directory`` and print the state it is in then.
@@ -44,9 +46,11 @@ def request_of(action: str, setting: str | None) -> dict[str, Any]:
 
 def lines_of(answer: Mapping[str, Any]) -> list[str]:
     """The state of a run, for people."""
-    figures = {name: value for name, value in answer.items() if name not in ("state", "endpoints", "pid", "best")}
+    figures = {name: value for name, value in answer.items() if name not in _SAID}
     shown = " · ".join(f"{name.replace('_', ' ')} {_figure(value)}" for name, value in figures.items())
     lines = [f"{answer.get('state')} (process {answer.get('pid')})", shown]
+    if answer.get("workers") is not None:
+        lines.append(_of_workers(answer["workers"], answer.get("degraded")))
     if answer.get("best"):
         lines.append(f"best: {answer['best']}")
     for one in answer.get("endpoints", ()):
@@ -55,6 +59,12 @@ def lines_of(answer: Mapping[str, Any]) -> list[str]:
             f"limited by {one['limiting']}"
         )
     return [codec.printable(line, 400) for line in lines]
+
+
+def _of_workers(workers: int, degraded: str | None) -> str:
+    if degraded is None:
+        return f"the quota is shared by {workers}"
+    return f"the shared quota is lost ({degraded}): this process keeps to one part of {workers}"
 
 
 def _figure(value: object) -> str:

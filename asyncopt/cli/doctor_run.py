@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,9 @@ from asyncopt.directory import JOURNAL, MANIFEST, RESULT, SWEEP, TRACE, lock, re
 from asyncopt.errors import AsyncoptError, ConfigError, RunLocked, StorageFailed
 from asyncopt.files import cache_folder
 from asyncopt.journal import Record, good_records, repair
+from asyncopt.redislink import LinkFailed, answering, is_redis
+from asyncopt.shared import SharingFailed
+from asyncopt.shared.at import coordinator_at
 
 
 def check_run(directory: Path) -> Iterator[Check]:
@@ -32,6 +36,7 @@ def check_run(directory: Path) -> Iterator[Check]:
     if (directory / TRACE).exists():
         yield _trace(directory / TRACE)
     yield _answers(manifest.get("config"))
+    yield from _quota(manifest.get("config"))
 
 
 def repair_run(directory: Path) -> Iterator[Check]:
@@ -152,6 +157,8 @@ def _answers(config: object) -> Check:
     stated = config if isinstance(config, dict) else {}
     if stated.get("use_cache") is False:
         return Check("cache", "pass", "the run uses none; what is not in its journal would be paid for again")
+    if is_redis(stated.get("cache")):
+        return _server(str(stated["cache"]))
     path = Path(stated["cache"]) if isinstance(stated.get("cache"), str) else cache_folder() / "answers.sqlite"
     if not path.exists():
         return Check("cache", "warn", f"{path} is missing; what is not in the journal would be paid for again")
@@ -164,6 +171,33 @@ def _answers(config: object) -> Check:
     except sqlite3.Error as error:
         return Check("cache", "warn", f"{path} cannot be read ({error}); it would be set aside, and paid for again")
     return Check("cache", "pass", f"{path} has {count} answers")
+
+
+def _server(url: str) -> Check:
+    try:
+        asyncio.run(answering(url))
+    except (ConfigError, LinkFailed) as error:
+        return Check("cache", "warn", f"{error}; what is not in the journal would be paid for again")
+    return Check("cache", "pass", "its server answers")
+
+
+def _quota(config: object) -> Iterator[Check]:
+    address = config.get("shared") if isinstance(config, dict) else None
+    if isinstance(address, str):
+        try:
+            asyncio.run(_heard(address))
+        except (ConfigError, SharingFailed) as error:
+            yield Check("shared quota", "fail", f"{error}; start it, or resume with another --shared")
+        else:
+            yield Check("shared quota", "pass", "it answers")
+
+
+async def _heard(address: str) -> None:
+    coordinator = coordinator_at(address)
+    try:
+        await coordinator.give_back("doctor", "requests", 0.0, 1.0)  # changes nothing
+    finally:
+        await coordinator.aclose()
 
 
 def _records(number: int) -> str:

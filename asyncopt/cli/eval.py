@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -16,8 +17,8 @@ from asyncopt.baselines import CHOICES, FIRST_WORDS, FewShot, chain_of_thought, 
 from asyncopt.cli.display import Display
 from asyncopt.cli.display_choice import ShownAs, choose_display
 from asyncopt.cli.items import make_folder, write_files
-from asyncopt.cli.models import check_model, open_models, start_local_servers
-from asyncopt.cli.run import cache_path
+from asyncopt.cli.models import check_batched, check_model, open_models, start_local_servers
+from asyncopt.cli.run import cache_path, coordinator_of
 from asyncopt.cli.signals import Stop, run_in_loop
 from asyncopt.cli.summary import Attribution, attribution_lines, judgement, points, share
 from asyncopt.config import Config
@@ -150,6 +151,7 @@ def evaluate_given(
     *,
     baseline: Baseline = Baseline(),
     wait: bool = False,
+    batch: bool = False,
 ) -> None:
     """Evaluate and show the scores; exits with 1 where items have none or an instruction is below ``min_score``."""
     task, scorer = _task(config), config.models.scorer
@@ -158,6 +160,8 @@ def evaluate_given(
         raise ConfigError(f"--fold is {fold!r}; it must be one of {', '.join(folds)}")
     assert scorer is not None
     check_model(scorer)
+    if batch:
+        check_batched(config)
     if out is not None:
         make_folder(out)
     task, program = baseline.applied(task, config.seed)
@@ -167,9 +171,11 @@ def evaluate_given(
 
     async def main() -> None:
         with observing(config.observers) as watching:
-            engine = Engine(cache=cache_path(config), observers=[display, *watching], wait=wait)
+            seen, coordinator = [display, *watching], coordinator_of(config)
+            engine = Engine(cache=cache_path(config), observers=seen, wait=wait, coordinator=coordinator)
             stop.watch(engine)
-            ended.append(await _evaluate(config, task, program, instructions, folds[fold], display, engine))
+            batches = _batches_of(config, instructions, fold, program) if batch else None
+            ended.append(await _evaluate(config, task, program, instructions, folds[fold], display, engine, batches))
 
     try:
         stopped = run_in_loop(main, stop)
@@ -180,17 +186,21 @@ def evaluate_given(
         kept = "what was answered is in the cache, and is not asked again" if config.use_cache else "nothing was kept"
         print(f"asyncopt: stopped; {kept}", file=sys.stderr)
         sys.exit(128 + stopped)
-    ((assessment, attributions),) = ended
+    assessment, attributions = ended[0]
     if out is not None:
         write_files(out, assessment)
-    if shown == "json":
-        _put({"event": "done", **assessment.to_json(), "attribution": [asdict(one) for one in attributions]})
-    else:
-        print("\n".join(_lines(assessment, attributions)))
+    _show(assessment, attributions, shown)
     complaints = _complaints(assessment, min_score)
     for complaint in complaints:
         print(f"asyncopt: {complaint}", file=sys.stderr)
     sys.exit(1 if complaints else 0)
+
+
+def _show(assessment: Assessment, attributions: Sequence[Attribution], shown: ShownAs) -> None:
+    if shown == "json":
+        _put({"event": "done", **assessment.to_json(), "attribution": [asdict(one) for one in attributions]})
+    else:
+        print("\n".join(_lines(assessment, attributions)))
 
 
 def _task(config: Config) -> Task:
@@ -198,6 +208,14 @@ def _task(config: Config) -> Task:
     if not isinstance(task, Task):
         raise ConfigError(f"{task.name} is scored by a function and has no instructions; name a task that has examples")
     return task
+
+
+def _batches_of(config: Config, instructions: Sequence[str], fold: str, program: Program) -> Path:
+    """The journal of what this evaluation submits in batches; the same evaluation has the same."""
+    means = {name: value for name, value in config.to_plain().items() if name != "budget"}
+    how = "" if program is PROMPTED else str(program)
+    name = blake2b(codec.dumps([means, instructions, fold, how]), digest_size=16).hexdigest()
+    return cache_folder() / "batches" / f"{name}.jsonl"
 
 
 async def _evaluate(
@@ -208,6 +226,7 @@ async def _evaluate(
     fold: Fold,
     display: Display,
     engine: Engine,
+    batches: Path | None,
 ) -> Ended:
     async with AsyncExitStack() as stack:
         servers = await start_local_servers(config, stack, cache_folder() / "local.log", display.line)
@@ -221,7 +240,7 @@ async def _evaluate(
         stack.enter_context(display.open())
         events, budget = Events([progress]), config.budget.build()
         assessment = await evaluate_instructions(
-            model, task, instructions, fold, budget=budget, events=events, program=program
+            model, task, instructions, fold, budget=budget, events=events, program=program, batches=batches
         )
     return assessment, [Attribution.of(one) for one in engine.dispatchers if one.counts.attempts]
 

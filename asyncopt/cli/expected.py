@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncopt import codec
 from asyncopt.cli.models import check_model, open_models, roles, start_local_servers
-from asyncopt.cli.run import cache_path
+from asyncopt.cli.run import cache_path, coordinator_of
 from asyncopt.config import Config, ModelConfig
 from asyncopt.endpoints.providers import provider
 from asyncopt.engine import Engine
@@ -111,7 +111,7 @@ def expected(configs: Sequence[Config], pilots: Mapping[str, Pilot], at_once: in
 
 def _priced_as(wanted: ModelConfig) -> tuple[str, str | None, Price | None]:
     """What decides a price: two servers may serve a model of the same name."""
-    return wanted.model, wanted.base_url, wanted.price
+    return wanted.model, wanted.address, wanted.price
 
 
 def _by_name(prices: Iterable[tuple[str, Priced]]) -> dict[str, Priced]:
@@ -158,19 +158,19 @@ async def run_pilots(configs: Sequence[Config], calls: int, engine: Engine, list
 
 def engine_of(config: Config, listener: Listener) -> Engine:
     """An engine with the cache that the run will have."""
-    return Engine(cache=cache_path(config), observers=[listener])
+    return Engine(cache=cache_path(config), observers=[listener], coordinator=coordinator_of(config))
 
 
 def _price(wanted: ModelConfig) -> Priced:
     if is_local(wanted.model) and wanted.price is None:
         return _FREE
-    return price_of(wanted.model, wanted.base_url, wanted.price)
+    return price_of(wanted.model, wanted.address, wanted.price)
 
 
 def _served(wanted: ModelConfig, price: Price | None) -> Served:
-    name = provider(wanted.model, wanted.base_url or "http://localhost", None).model
+    name = provider(wanted.model, wanted.address or "http://localhost", None).model
     scope = wanted.scope or name
-    family = wanted.model.partition("/")[0] if wanted.base_url is None else wanted.base_url
+    family = wanted.model.partition("/")[0] if wanted.address is None else wanted.address
     quota = wanted.quota
     if is_local(wanted.model) and quota.concurrency is None:
         quota = replace(quota, concurrency=LOCAL_SLOTS)

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from asyncopt.batches import check_batches
 from asyncopt.config import Config, ModelConfig
 from asyncopt.endpoints.http import HttpEndpoint, stated_identity
 from asyncopt.endpoints.llamacpp import LlamaChat
@@ -17,6 +18,7 @@ from asyncopt.engine import Engine, Model
 from asyncopt.errors import ConfigError
 from asyncopt.local import KEEPALIVE_SECONDS, LocalServer, is_local
 from asyncopt.local.lasting import LastingEndpoint, LastingServer
+from asyncopt.pool import Member
 from asyncopt.values import Price
 
 
@@ -33,8 +35,25 @@ def check_model(wanted: ModelConfig) -> None:
             raise ConfigError(f"there is no model file {wanted.model}; give the path of a GGUF file, or say local")
         if wanted.format != "chat" or wanted.top_logprobs is not None:
             raise ConfigError(f"{wanted.model} runs here, and its format is known; leave format and top_logprobs out")
+        if wanted.endpoints is not None:
+            raise ConfigError(f"{wanted.model} runs here, and not at endpoints; leave them out")
         return
-    _endpoint_of(wanted)
+    there = [_endpoint_of(one) for one in wanted.each]
+    accounts = [(one.identity, one.account) for one in there]
+    for endpoint in there:
+        if accounts.count((endpoint.identity, endpoint.account)) > 1:
+            raise ConfigError(
+                f"{endpoint.base_url} is among the endpoints of {wanted.model} twice with the same key; state it once, "
+                "or name another key (api_key_env)"
+            )
+
+
+def check_batched(config: Config) -> None:
+    """Raise :class:`ConfigError` where the scorer cannot be asked in batches, before anything is started."""
+    wanted = config.models.scorer
+    if wanted is not None:
+        endpoint = None if is_local(wanted.model) else _endpoint_of(wanted.each[0])
+        check_batches(wanted.model, endpoint, cached=config.use_cache)
 
 
 def key_of(wanted: ModelConfig) -> str | None:
@@ -67,6 +86,9 @@ async def open_models(config: Config, engine: Engine, servers: Mapping[str, Last
     models = {}
     for role, wanted in roles(config).items():
         quota, price = wanted.quota, wanted.price
+        if wanted.endpoints is not None:
+            models[role] = await _pool_of(wanted, engine)
+            continue
         if wanted.model in servers:
             endpoint: Endpoint = endpoints[wanted.model]
             quota = replace(quota, concurrency=quota.concurrency or servers[wanted.model].slots)
@@ -77,6 +99,18 @@ async def open_models(config: Config, engine: Engine, servers: Mapping[str, Last
             wanted.model, endpoint=endpoint, quota=quota, price=price, timeout=wanted.timeout, hedge=wanted.hedge
         )
     return models
+
+
+async def _pool_of(wanted: ModelConfig, engine: Engine) -> Model:
+    assert wanted.endpoints is not None
+    members = [
+        Member(endpoint=_endpoint_of(one), quota=one.quota, weight=stated.weight)
+        for one, stated in zip(wanted.each, wanted.endpoints, strict=True)
+    ]
+    identity = wanted.identity or (await _remote_endpoint(wanted.each[0])).identity
+    return engine.pool(
+        wanted.model, members, identity=identity, price=wanted.price, timeout=wanted.timeout, hedge=wanted.hedge
+    )
 
 
 def local_endpoint(server: LocalServer) -> HttpEndpoint:

@@ -14,6 +14,28 @@ DisplayOption: TypeAlias = Annotated[
 BudgetOption: TypeAlias = Annotated[
     str | None, typer.Option(help="Limits, such as calls=2000,usd=1.5,tokens=...,seconds=...")
 ]
+SharedOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="One quota for all that name it: unix:/PATH on this machine, or redis://HOST:6379/0."),
+]
+BatchTestOption: TypeAlias = Annotated[
+    bool, typer.Option("--batch-test", help="Measure held-out scores in batches: half the price, up to a day.")
+]
+WorkersOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes of this machine; by default one, or more where the quotas allow over 2,000 calls a second.",
+    ),
+]
+RayOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS|local",
+        help="Run the studies on this Ray cluster (HOST:PORT, auto), or a new one here; --workers is of how many.",
+    ),
+]
 WaitOption: TypeAlias = Annotated[bool, typer.Option("--wait", help="Wait for a daily quota, for hours if need be.")]
 SetOption: TypeAlias = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting: a.b=c. May be given several times.")

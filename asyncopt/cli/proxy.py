@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 from asyncopt import codec
 from asyncopt.cli.models import check_model, open_models, start_local_servers
-from asyncopt.cli.run import cache_path
+from asyncopt.cli.run import cache_path, coordinator_of
 from asyncopt.cli.settings import settle
 from asyncopt.cli.signals import Stop, run_in_loop
 from asyncopt.config import Config, ModelConfig, ModelsConfig
@@ -52,7 +51,7 @@ def proxy(
     tpm: float | None = None,
     concurrency: str | None = None,
     hedge: float | None = None,
-    cache: Path | None = None,
+    cache: str | None = None,
     no_cache: bool = False,
     draws: str = "fresh",
     budget: str | None = None,
@@ -62,6 +61,7 @@ def proxy(
     key_env: str | None = None,
     token_env: str | None = None,
     wait: bool = False,
+    shared: str | None = None,
 ) -> None:
     """Serve OpenAI's API on 127.0.0.1 in front of a model, or of every model of a server; one JSON line is its address.
 
@@ -80,8 +80,9 @@ def proxy(
         "models.scorer.hedge": hedge,
         "models.scorer.api_key_env": key_env,
         "use_cache": False if no_cache else None,
-        "cache": None if cache is None else str(cache),
+        "cache": cache,
         "observers": list(observe) or None,
+        "shared": shared,
     }
     config = settle("proxy", given, base_url, budget, list(settings))
     wanted = _checked(config)
@@ -119,7 +120,9 @@ async def _serve(config: Config, wanted: ModelConfig, door: Door, stop: Stop, *,
         watching = stack.enter_context(observing(config.observers))
         log = cache_folder() / "local.log"
         servers = await start_local_servers(config, stack, log, partial(print, file=sys.stderr))
-        engine = await stack.enter_async_context(Engine(cache=cache_path(config), observers=watching, wait=wait))
+        coordinator = coordinator_of(config)
+        engine = Engine(cache=cache_path(config), observers=watching, wait=wait, coordinator=coordinator)
+        await stack.enter_async_context(engine)
         stop.watch(engine)
         models = _Models(config, wanted, engine, servers)
         served = Proxy(
@@ -165,5 +168,5 @@ def _names_of(wanted: ModelConfig) -> tuple[str, ...]:
     """What clients may call the model: its name here, and the one that its server knows."""
     if is_local(wanted.model):
         return (wanted.model,)
-    served = provider(wanted.model, wanted.base_url, "unset").model
+    served = provider(wanted.model, wanted.address, "unset").model
     return tuple(dict.fromkeys((served, wanted.model)))

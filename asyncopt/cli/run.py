@@ -15,7 +15,7 @@ from asyncopt import codec
 from asyncopt.activity import Activity
 from asyncopt.cli.display import Display
 from asyncopt.cli.display_choice import ShownAs, choose_display
-from asyncopt.cli.models import check_model, open_models, roles, start_local_servers
+from asyncopt.cli.models import check_batched, check_model, open_models, roles, start_local_servers
 from asyncopt.cli.signals import Stop, run_in_loop
 from asyncopt.cli.summary import LONGEST_PATH
 from asyncopt.config import Config
@@ -28,6 +28,8 @@ from asyncopt.files import cache_folder, write_atomically
 from asyncopt.optimizers import RandomSearch
 from asyncopt.optimizers.base import AnyTask
 from asyncopt.result import Result
+from asyncopt.shared import Coordinator
+from asyncopt.shared.at import coordinator_at
 from asyncopt.study import Study
 from asyncopt.tasks.task import Task
 from asyncopt.telemetry.named import maker_of, observing
@@ -56,6 +58,8 @@ def run_study(config: Config, directory: Path | None, shown: ShownAs, *, manner:
         maker_of(name)  # before there is a directory
     for model in roles(config).values():
         check_model(model)
+    if config.batch is not None:
+        check_batched(config)
     place = directory or new_directory(f"{Path(task.name).stem}-{config.optimizer.name}")
     display = choose_display(shown)
     stop = Stop()
@@ -94,7 +98,12 @@ async def _run(config: Config, task: AnyTask, place: Path, display: Display, man
         # Servers first, so that the engine is closed before they are: a call in flight never sees its server die.
         servers = await start_local_servers(config, stack, place / "local.log", display.line)
         display.servers = list(servers.values())
-        engine = Engine(cache=cache_path(config), observers=[display, *watching], wait=manner.wait)
+        engine = Engine(
+            cache=cache_path(config),
+            observers=[display, *watching],
+            wait=manner.wait,
+            coordinator=coordinator_of(config),
+        )
         await stack.enter_async_context(engine)
         stop.watch(engine)
         models = await open_models(config, engine, servers)
@@ -135,6 +144,7 @@ def study_of(
         observers=[observer],
         config=config.to_plain(),
         trace=config.trace,
+        batch=config.batch,
     )
 
 
@@ -156,8 +166,13 @@ async def baseline_of(study: Study) -> Result | None:
     return result
 
 
-def cache_path(config: Config) -> Path | None:
-    """The file of the answer cache; None where none is to be used."""
+def coordinator_of(config: Config) -> Coordinator | None:
+    """Who keeps the quotas of this run together with others; None where it is alone."""
+    return None if config.shared is None else coordinator_at(config.shared)
+
+
+def cache_path(config: Config) -> Path | str | None:
+    """The file of the answer cache, or the URL of its server; None where none is to be used."""
     if not config.use_cache:
         return None
     if config.cache is not None:

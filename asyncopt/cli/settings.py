@@ -12,6 +12,8 @@ from asyncopt.config import Config, check, merged, parse_budget, parse_setting, 
 from asyncopt.directory import MANIFEST, read_json, task_stated
 from asyncopt.errors import ConfigError
 from asyncopt.local import is_local
+from asyncopt.redislink import is_redis
+from asyncopt.shared.at import absolute_address
 from asyncopt.tasks import OBJECTIVES
 
 # A model of 135M parameters copies or drifts when it is shown scored texts, but it can paraphrase: so the embedded
@@ -76,9 +78,14 @@ def settle(
 
 
 def settle_resumed(
-    directory: Path, budget: str | None, *, steps: int | None = None, settings: Sequence[str] = ()
+    directory: Path,
+    budget: str | None,
+    *,
+    steps: int | None = None,
+    settings: Sequence[str] = (),
+    shared: str | None = None,
 ) -> Config:
-    """The configuration that a run was started with, under another budget if one is given.
+    """The configuration that a run was started with, under another budget or quota if one is given.
 
     With ``steps`` or ``settings`` it is that of another run, which may begin with the steps of this one.
     """
@@ -87,6 +94,7 @@ def settle_resumed(
     if not isinstance(saved, dict) or not saved:
         raise ConfigError(f"{directory} was not started from the command line; resume it with the same Study")
     layers = [saved] if budget is None else [saved, {"budget": parse_budget(budget)}]
+    layers += [{"shared": absolute_address(shared)}] if shared is not None else []
     layers += [_nested("optimizer.steps", steps)] if steps is not None else []
     layers += [parse_setting(setting) for setting in settings]
     if _text(saved, "task", "name") == "linear-regression" and "options" not in task_stated(manifest.get("subject")):
@@ -119,8 +127,11 @@ def _absolute(tables: dict[str, Any]) -> dict[str, Any]:
         layers.append({"task": {"name": os.path.abspath(str(name["name"]))}})
     if data is not None:
         layers.append({"task": {"data": os.path.abspath(data)}})
-    if isinstance(cache, str):
+    if isinstance(cache, str) and not is_redis(cache):
         layers.append({"cache": os.path.abspath(cache)})
+    shared = _text(tables, "shared")
+    if shared is not None:
+        layers.append({"shared": absolute_address(shared)})
     return merged(layers)
 
 
@@ -170,7 +181,8 @@ def _at(table: Any, base_url: str | None) -> Any:
     """The model's table with the base URL of the command line, or for ``openai/`` models of the environment."""
     if not isinstance(table, Mapping) or is_local(str(table.get("model"))):
         return table
-    if base_url is None and "base_url" not in table and str(table.get("model")).startswith("openai/"):
+    placed = "base_url" in table or "endpoints" in table
+    if base_url is None and not placed and str(table.get("model")).startswith("openai/"):
         base_url = os.environ.get("OPENAI_BASE_URL") or None
     return table if base_url is None else {**table, "base_url": base_url}
 

@@ -12,17 +12,14 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from asyncopt.errors import StorageFailed
 from asyncopt.limits.descriptors import raise_limit
 from asyncopt.loops import loop_factory
-
-if TYPE_CHECKING:  # `asyncopt --help` opens no engine
-    from asyncopt.engine import Engine
 
 GRACE_SECONDS = 30.0
 _HANDLED = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -46,21 +43,37 @@ def run_in_loop(main: Callable[[], Coroutine[Any, Any, None]], stop: Stop | None
     return None
 
 
+class _InFlight(Protocol):
+    @property
+    def in_flight(self) -> int: ...
+
+
+class Drained(Protocol):
+    """What has calls in flight that may end: an engine, or the workers of a sweep."""
+
+    @property
+    def dispatchers(self) -> Sequence[_InFlight]: ...
+
+    async def drain(self, grace: float) -> None: ...
+
+
 class Stop:
     """Ends what runs in the loop early: gently, then now, then at any price.
 
-    ``number`` is that of the first signal that came. A closed pipe counts as a first SIGPIPE.
+    ``number`` is that of the first signal that came. A closed pipe counts as a first SIGPIPE. A ``quiet`` one leaves it
+    to somebody else to say what is waited for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self.number: int | None = None
+        self._quiet = quiet
         self._came = 0
-        self._engine: Engine | None = None
+        self._engine: Drained | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[Any] | None = None
         self._winding_up: asyncio.Task[None] | None = None
 
-    def watch(self, engine: Engine) -> None:
+    def watch(self, engine: Drained) -> None:
         """Let this engine's calls in flight end when the first signal comes."""
         self._engine = engine
 
@@ -130,9 +143,10 @@ class Stop:
         in_flight = sum(one.in_flight for one in self._engine.dispatchers) if self._engine is not None else 0
         if self._engine is None or not in_flight:
             return
-        calls = "1 call" if in_flight == 1 else f"{in_flight} calls"
-        wait = f"waiting up to {GRACE_SECONDS:g} s for {calls} in flight; interrupt again to stop now"
-        print(f"asyncopt: {wait}", file=sys.stderr, flush=True)
+        if not self._quiet:
+            calls = "1 call" if in_flight == 1 else f"{in_flight} calls"
+            wait = f"waiting up to {GRACE_SECONDS:g} s for {calls} in flight; interrupt again to stop now"
+            print(f"asyncopt: {wait}", file=sys.stderr, flush=True)
         await self._engine.drain(GRACE_SECONDS)
 
 

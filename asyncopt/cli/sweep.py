@@ -11,15 +11,18 @@ from typing import Any
 
 from asyncopt import codec, configs
 from asyncopt.cli.contest_text import contests_lines
+from asyncopt.cli.crewed import CrewedSitting
 from asyncopt.cli.display_choice import ShownAs
 from asyncopt.cli.dry_run import dry_run as tell
-from asyncopt.cli.models import check_model
+from asyncopt.cli.how_many import workers_for
+from asyncopt.cli.models import check_batched, check_model
 from asyncopt.cli.run import new_directory
 from asyncopt.cli.settings import settle
 from asyncopt.cli.signals import Stop, run_in_loop
-from asyncopt.cli.sitting import Sitting, models_of
+from asyncopt.cli.sitting import Sitting
 from asyncopt.cli.summary import LONGEST_PATH
 from asyncopt.cli.sweep_table import table_lines
+from asyncopt.cli.worker import models_of, whole_task
 from asyncopt.config import BudgetConfig, Config, check, parse_budget
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError
 from asyncopt.limits.budget import UNLIMITED, Account
@@ -27,9 +30,9 @@ from asyncopt.local import is_local
 from asyncopt.optimizers.base import AnyTask
 from asyncopt.records.contest import contests_in
 from asyncopt.repetitions import ended_json, summary_json
+from asyncopt.shared.at import absolute_address, checked_address
 from asyncopt.sweep import Ended, Planned, Sweep, SweepDirectory, charge_earlier, read_ended, read_sweep
 from asyncopt.sweepfile import cells, has_tasks, read_sweep_file
-from asyncopt.tasks.task import Task
 from asyncopt.telemetry.named import maker_of
 
 _NOT_TO_SET = {"seed": "--seeds", "task.name": "--tasks"}
@@ -102,6 +105,7 @@ def begin(
     dry_run: bool,
     shown: ShownAs,
     wait: bool,
+    workers: int | None = None,
 ) -> None:
     """Run the sweep of this name or file; ``options`` are those of :func:`planned_sweep`."""
     sweep = planned_sweep(name, flags, **options, budget=budget)
@@ -111,7 +115,7 @@ def begin(
         every = [one.config for one in sweep.planned]
         tell(every, sweep.budget.model_dump(), sweep.at_once, json=shown == "json")
     else:
-        start_sweep(sweep, directory, shown, wait=wait)
+        start_sweep(sweep, directory, shown, wait=wait, workers=workers)
 
 
 def twins(sweep: Sweep) -> list[str]:
@@ -125,8 +129,10 @@ def twins(sweep: Sweep) -> list[str]:
     return [f"with these options the settings {', '.join(group)} are one and the same" for group in groups]
 
 
-def start_sweep(sweep: Sweep, directory: Path | None, shown: ShownAs, *, wait: bool) -> None:
-    """Run the sweep to its end and show the table.
+def start_sweep(
+    sweep: Sweep, directory: Path | None, shown: ShownAs, *, wait: bool, workers: int | None = None
+) -> None:
+    """Run the sweep to its end, by so many ``workers``, and show the table.
 
     Exits with 1 if a study failed or examples have no score, with 3 if studies used up their budget, and with 130 or
     143 when interrupted.
@@ -134,29 +140,50 @@ def start_sweep(sweep: Sweep, directory: Path | None, shown: ShownAs, *, wait: b
     total = Account(sweep.budget.build())
     for name in sweep.planned[0].config.observers:
         maker_of(name)  # before there is a directory
+    count = workers_for(sweep, directory, workers)
     _check_prices(sweep)
     tasks = loaded(sweep)
     for wanted in models_of(sweep):
         check_model(wanted)
+    for one in sweep.planned:
+        if one.config.batch is not None:
+            check_batched(one.config)
     place = directory or new_directory(sweep.name)
     kept = SweepDirectory(place, sweep)
     try:
         if total.budget != UNLIMITED:
             charge_earlier(total, [place / one.name for one in sweep.planned])
-        ended = _run_until_stopped(Sitting(sweep, tasks, kept, total, shown, wait=wait))
+        kind = Sitting if count == 1 else CrewedSitting
+        ended = _run_until_stopped(kind(sweep, tasks, place, total, shown, wait=wait, count=count))
     finally:
         kept.close()
     _exit_by(ended)
 
 
-def resume_sweep(directory: Path, budget: str | None, shown: ShownAs, *, wait: bool) -> None:
+def resume_sweep(
+    directory: Path,
+    budget: str | None,
+    shown: ShownAs,
+    *,
+    wait: bool,
+    shared: str | None = None,
+    workers: int | None = None,
+) -> None:
     """Go on with the sweep in this directory: finished studies are not run again, interrupted ones go on.
 
-    It has the budget that it was started with; what ``budget`` says takes its place.
+    It has the budget and the quota that it was started with; what ``budget`` and ``shared`` say takes their place.
     """
-    sweep = read_sweep(directory)
+    sweep = read_sweep(directory) if shared is None else shared_at(read_sweep(directory), shared)
     given = {} if budget is None else budget_of(budget).model_dump(exclude_none=True)
-    start_sweep(replace(sweep, budget=sweep.budget.model_copy(update=given)), directory, shown, wait=wait)
+    sweep = replace(sweep, budget=sweep.budget.model_copy(update=given))
+    start_sweep(sweep, directory, shown, wait=wait, workers=workers)
+
+
+def shared_at(sweep: Sweep, address: str) -> Sweep:
+    """The same sweep under the quota at this address."""
+    shared = {"shared": absolute_address(checked_address(address))}
+    planned = [replace(one, config=one.config.model_copy(update=shared)) for one in sweep.planned]
+    return replace(sweep, planned=tuple(planned))
 
 
 def show_sweep(directory: Path, *, json: bool) -> None:
@@ -210,15 +237,15 @@ def loaded(sweep: Sweep) -> dict[str, AnyTask]:
         config = one.config
         key = codec.dumps([config.task.model_dump(mode="json"), config.seed, config.mode])
         if key not in known:
-            known[key] = task = config.load_task()
-            if not isinstance(task, Task):
-                _ = task.optimum_loss  # an exact tour takes seconds, which must not hold up the loop later
+            known[key] = whole_task(config)
         tasks[one.name] = known[key]
         config.build_optimizer(known[key])
     first = sweep.planned[0].config
     for one in sweep.planned:
         if (one.config.cache, one.config.use_cache) != (first.cache, first.use_cache):
             raise ConfigError(f"{one.name} has another cache than {sweep.planned[0].name}; a sweep has one")
+        if one.config.shared != first.shared:
+            raise ConfigError(f"{one.name} has another shared quota than {sweep.planned[0].name}; a sweep has one")
     return tasks
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from asyncopt import codec
 from asyncopt.cli.contest_text import contests_lines
@@ -18,23 +18,78 @@ from asyncopt.cli.status import RATE_SECONDS
 from asyncopt.cli.summary import LONGEST_PATH, Attribution, attribution_lines
 from asyncopt.cli.sweep_table import ended_line, table_lines
 from asyncopt.engine import Engine
-from asyncopt.events import AttemptFailed, CacheDegraded, Event, LimitChanged, Note
+from asyncopt.events import AttemptFailed, CacheDegraded, Event, LimitChanged, Note, Observer
 from asyncopt.limits.budget import Account
 from asyncopt.records.contest import OfTask
 from asyncopt.repetitions import ended_json, summary_json
 from asyncopt.sweep import Ended, Sweep
 
 
+class Told(Observer, Protocol):
+    """Who is told what the engine does, and what is for people."""
+
+    def line(self, text: str) -> None: ...
+
+
+class Work(Protocol):
+    """What is under way: calls in flight and queued, and at the end what each dispatcher did."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def queued(self) -> int: ...
+
+    @property
+    def failed_attempts(self) -> int: ...
+
+    def attributions(self) -> list[Attribution]: ...
+
+
+class OfEngine:
+    """The work of the one engine that all studies share."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.failed_attempts = 0
+        engine.events.add(self)
+
+    def notify(self, event: Event) -> None:
+        self.failed_attempts += isinstance(event, AttemptFailed)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(dispatcher.in_flight for dispatcher in self._engine.dispatchers)
+
+    @property
+    def queued(self) -> int:
+        return sum(dispatcher.queued for dispatcher in self._engine.dispatchers)
+
+    def attributions(self) -> list[Attribution]:
+        return [Attribution.of(one) for one in self._engine.dispatchers]
+
+
+def told_of(event: Event) -> str | None:
+    """What is said to people of an event; None for what is not."""
+    if isinstance(event, CacheDegraded):
+        return f"the cache cannot be used: {event.reason}"
+    if isinstance(event, Note):
+        return event.text
+    if isinstance(event, LimitChanged) and event.what == "gate" and (event.value or 0.0) >= LONG_PAUSE:
+        return f"{event.scope}: nothing is sent for {event.value:.0f} s ({event.reason})"
+    return None
+
+
 class SweepDisplay:
-    """Watches the engine that all studies share."""
+    """Shows the work on all studies."""
 
     def __init__(self, sweep: Sweep, account: Account, shown: ShownAs) -> None:
         self._sweep = sweep
         self._account = account
         self._json = shown == "json"
         self._display = choose_display(shown)
-        self._engine: Engine | None = None
-        self._running = self._done = self._failed_attempts = 0
+        self._work: Work | None = None
+        self._running = self._done = 0
         self._last_time = self._rate = 0.0
         self._first_calls = self._last_calls = account.calls  # those of earlier sittings
 
@@ -44,14 +99,9 @@ class SweepDisplay:
         return self._account.calls - self._first_calls
 
     def notify(self, event: Event) -> None:
-        if isinstance(event, AttemptFailed):
-            self._failed_attempts += 1
-        elif isinstance(event, CacheDegraded):
-            self.line(f"the cache cannot be used: {event.reason}")
-        elif isinstance(event, Note):
-            self.line(event.text)
-        elif isinstance(event, LimitChanged) and event.what == "gate" and (event.value or 0.0) >= LONG_PAUSE:
-            self.line(f"{event.scope}: nothing is sent for {event.value:.0f} s ({event.reason})")
+        text = told_of(event)
+        if text is not None:
+            self.line(text)
 
     def line(self, text: str) -> None:
         """One line of text for people."""
@@ -62,9 +112,9 @@ class SweepDisplay:
         sys.stdout.flush()
 
     @asynccontextmanager
-    async def showing(self, engine: Engine, place: Path) -> AsyncIterator[None]:
+    async def showing(self, work: Work, place: Path) -> AsyncIterator[None]:
         """Show the progress until the block is left."""
-        self._engine = engine
+        self._work = work
         self._last_time = asyncio.get_running_loop().time()
         self._launch(place)
         with self._display.open():
@@ -90,16 +140,16 @@ class SweepDisplay:
             self._show()
 
     def _show(self) -> None:
-        dispatchers = () if self._engine is None else self._engine.dispatchers
+        work = self._work
         figures = {
             "done": self._done,
             "running": self._running,
             "studies": len(self._sweep.planned),
             "calls": self._calls,
             "calls_per_second": self._calls_per_second(),
-            "in_flight": sum(dispatcher.in_flight for dispatcher in dispatchers),
-            "queued": sum(dispatcher.queued for dispatcher in dispatchers),
-            "failed_attempts": self._failed_attempts,
+            "in_flight": 0 if work is None else work.in_flight,
+            "queued": 0 if work is None else work.queued,
+            "failed_attempts": 0 if work is None else work.failed_attempts,
         }
         if self._json:
             self._put({"event": "progress", **figures})
@@ -118,9 +168,18 @@ class SweepDisplay:
             self._last_time, self._last_calls = now, calls
         return self._rate
 
+    @property
+    def done(self) -> int:
+        """How many studies have ended."""
+        return self._done
+
     def began(self) -> None:
         """A study has begun."""
         self._running += 1
+
+    def interrupted(self) -> None:
+        """A study that had begun has to begin again."""
+        self._running -= 1
 
     def ended(self, ended: Ended) -> None:
         """A study has ended."""
@@ -133,8 +192,7 @@ class SweepDisplay:
 
     def results(self, ended: Sequence[Ended], place: Path, contests: Sequence[OfTask] = ()) -> None:
         """The table of all studies, on standard output; of a comparison of optimizers, its figures instead."""
-        dispatchers = () if self._engine is None else self._engine.dispatchers
-        attributions = [Attribution.of(one) for one in dispatchers]
+        attributions = [] if self._work is None else self._work.attributions()
         if self._json:
             done = {"event": "done", "name": self._sweep.name, "directory": str(place), **summary_json(ended)}
             failed = [one.planned.name for one in ended if one.error is not None]
@@ -152,10 +210,10 @@ class SweepDisplay:
 class NotesOf:
     """Passes a study's notes on with its name before them."""
 
-    def __init__(self, name: str, display: SweepDisplay) -> None:
+    def __init__(self, name: str, told: Told) -> None:
         self._name = name
-        self._display = display
+        self._told = told
 
     def notify(self, event: Event) -> None:
         if isinstance(event, Note):
-            self._display.line(f"{self._name}: {event.text}")
+            self._told.line(f"{self._name}: {event.text}")

@@ -72,14 +72,30 @@ class Account:
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
-    def exhausted(self, tokens: float = 0.0, usd: float = 0.0) -> str | None:
-        """Which limit one more call of up to so many tokens and dollars would exceed, or None if it is affordable."""
+    @property
+    def reserved(self) -> tuple[float, float]:
+        """The tokens and the dollars that are set aside for calls which have not ended."""
+        return self._reserved_tokens, self._reserved_usd
+
+    def set_aside(self, calls: int, tokens: float, usd: float) -> None:
+        """Count so many calls more, or fewer, with what they may take, on this account alone."""
+        self.calls += calls
+        self._reserved_tokens += tokens
+        self._reserved_usd += usd
+
+    def exhausted(self, tokens: float = 0.0, usd: float = 0.0, calls: int = 1) -> str | None:
+        """Which limit one more call of up to so many tokens and dollars would exceed, or None if it is affordable.
+
+        The same of several ``calls`` that take so much together.
+        """
         budget = self.budget
-        if self.parent is not None and (reason := self.parent.exhausted(tokens, usd)) is not None:
+        if self.parent is not None and (reason := self.parent.exhausted(tokens, usd, calls)) is not None:
             return reason
         if budget is UNLIMITED:
             return None
-        if budget.calls is not None and self.calls + 1 > budget.calls:
+        if budget.calls is not None and self.calls + calls > budget.calls:
+            if calls > 1:
+                return f"the budget of {budget.calls} calls does not cover another {calls} of them"
             return f"the budget of {budget.calls} calls is used up"
         if budget.tokens is not None and self.tokens + self._reserved_tokens + tokens > budget.tokens:
             return f"the budget of {budget.tokens} tokens does not cover another call of up to {tokens:.0f}"
@@ -89,11 +105,15 @@ class Account:
 
     def reserve(self, tokens: float, usd: float) -> None:
         """Count a call that starts now, and set its expected cost aside."""
-        self.calls += 1
-        self._reserved_tokens += tokens
-        self._reserved_usd += usd
+        self.set_aside(1, tokens, usd)
         if self.parent is not None:
             self.parent.reserve(tokens, usd)
+
+    def put_back(self, tokens: float, usd: float) -> None:
+        """Undo a reservation: the call was not made, or is counted by whoever gets its answer."""
+        self.set_aside(-1, -tokens, -usd)
+        if self.parent is not None:
+            self.parent.put_back(tokens, usd)
 
     def count_hit(self) -> None:
         """Count a call that the cache, or another call in flight, has answered."""
