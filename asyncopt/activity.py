@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 from asyncopt import codec
 from asyncopt.dispatch import Dispatcher
@@ -30,6 +30,42 @@ _COUNTS = ("t", "s", "calls", "hits", "tokens", "usd", "throttled", "failed")
 _NUMBERS_OF_SCOPE = ("in_flight", "concurrency", "queued")
 
 
+class Lines(Protocol):
+    """Where the lines go; ``silent`` says that it takes no more."""
+
+    silent: bool
+
+    def write(self, line: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ActivityFile:
+    """The file in a run's directory; it never raises."""
+
+    def __init__(self, directory: Path) -> None:
+        self.silent = False
+        self._path = directory / ACTIVITY
+        self._file: BinaryIO | None = None
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        try:
+            if self._file is None:
+                self._file = self._path.open("ab")
+                # If a process died in the middle of a line, that line is the only bad one.
+                self._file.write(b"\n" if _is_torn(self._path) else b"")
+                self._file.write(codec.dumps({"v": 1, "edges": EDGES}) + b"\n")
+            self._file.write(codec.dumps(line) + b"\n")
+            self._file.flush()
+        except OSError:
+            self.silent = True
+
+    def close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+
 class Activity:
     """Writes ``activity.jsonl`` while the block runs; it never raises, and goes silent where the disk takes no more.
 
@@ -41,17 +77,24 @@ class Activity:
       ``limiting`` most of that second, and the ``rate`` in force by dimension, in permits a second;
     - ``calls``, ``hits``, ``tokens``, ``usd``: what the account has counted, in all sittings (of a sweep without a
       budget, in this one);
+    - ``workers``, with a shared quota: how many share it, and ``alone``, whether this one keeps to its own part since
+      it does not hear of the others;
     - ``throttled`` and ``failed``: attempts that were refused for their rate, or failed otherwise, in this sitting;
     - ``latency``: how many calls were answered since the last line, by the seconds of their last attempt: below the
       first edge, between each two, and above the last.
 
-    Enter it in the engine's loop. ``wall`` tells the seconds since the epoch.
+    Enter it in the engine's loop. ``wall`` tells the seconds since the epoch; ``lines`` take the place of the file.
     """
 
     def __init__(
-        self, directory: Path, engine: Engine, account: Account, wall: Callable[[], float] = time.time
+        self,
+        directory: Path,
+        engine: Engine,
+        account: Account,
+        wall: Callable[[], float] = time.time,
+        lines: Lines | None = None,
     ) -> None:
-        self.path = directory / ACTIVITY
+        self._lines = lines or ActivityFile(directory)
         self._engine = engine
         self._account = account
         self._wall = wall
@@ -59,8 +102,6 @@ class Activity:
         self._throttled = self._failed = 0
         self._limited: dict[Dispatcher, Mapping[str, float]] = {}
         self._counts: Mapping[str, float] = self._totals()
-        self._file: BinaryIO | None = None
-        self._silent = False
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -75,9 +116,7 @@ class Activity:
         self._timer.cancel()
         self._engine.events.remove(self)
         self._look()
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
+        self._lines.close()
 
     def notify(self, event: Event) -> None:
         if isinstance(event, CallEnded):
@@ -89,19 +128,21 @@ class Activity:
 
     def _tick(self) -> None:
         self._look()
-        if not self._silent:
+        if not self._lines.silent:
             self._timer = self._loop.call_later(SECONDS, self._tick)
 
     def _look(self) -> None:
         """Write a line if there is anything to say."""
         counts = self._totals()
         working = any(one.in_flight or one.queued for one in self._engine.dispatchers)
-        if self._silent or (counts == self._counts and not working):
+        if self._lines.silent or (counts == self._counts and not working):
             return
         self._counts = counts
         scopes = {one.control.scope: self._scope(one) for one in self._engine.dispatchers}
+        sharing = self._engine.sharing
+        shared = {} if sharing is None else {"workers": sharing.workers, "alone": sharing.degraded is not None}
         times = {"t": round(self._wall(), 3), "s": round(self._loop.time() - self._began, 3)}
-        self._write({**times, "scopes": scopes, **counts, "latency": self._latency})
+        self._lines.write({**times, "scopes": scopes, **counts, **shared, "latency": self._latency})
         self._latency = [0] * len(self._latency)
 
     def _totals(self) -> dict[str, float]:
@@ -127,18 +168,6 @@ class Activity:
             "limiting": most if lately.get(most) else dispatcher.limiting(),
             "rate": {lane.dimension: lane.rate for lane in dispatcher.control.lanes if lane.rate is not None},
         }
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        try:
-            if self._file is None:
-                self._file = self.path.open("ab")
-                # If a process died in the middle of a line, that line is the only bad one.
-                self._file.write(b"\n" if _is_torn(self.path) else b"")
-                self._file.write(codec.dumps({"v": 1, "edges": EDGES}) + b"\n")
-            self._file.write(codec.dumps(line) + b"\n")
-            self._file.flush()
-        except OSError:
-            self._silent = True
 
 
 def is_sample(line: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from asyncopt import codec
 from asyncopt.directory import MANIFEST, RESULT, SWEEP, SWEEP_RESULT, read_json, sweep_of
@@ -42,15 +42,29 @@ class NotRunning(AsyncoptError):
     """Nobody listens: the run has ended, was killed, or has not begun."""
 
 
+class Steered(Protocol):
+    """What can be told something: an engine, or the workers of a sweep."""
+
+    @property
+    def paused(self) -> bool: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def set_concurrency(self, most: int) -> None: ...
+
+
 class Controls:
     """Listens for requests to an engine while its block is entered; ``directory`` gets the ``ctl.json``.
 
-    ``look`` gives the figures of a status, ``stop`` winds the run up. Where no socket can be made the run goes on
+    ``look`` gives the figures of a status, the ``endpoints`` among them where it is not one engine; ``stop`` winds the
+    run up. Where no socket can be made the run goes on
     without, and says so in the log.
     """
 
     def __init__(
-        self, directory: Path, engine: Engine, look: Callable[[], Mapping[str, Any]], stop: Callable[[], None]
+        self, directory: Path, engine: Steered, look: Callable[[], Mapping[str, Any]], stop: Callable[[], None]
     ) -> None:
         self._address = directory / ADDRESS
         self._engine = engine
@@ -143,17 +157,28 @@ class Controls:
 
     def _status(self) -> dict[str, Any]:
         state = "stopping" if self._stopping else "paused" if self._engine.paused else "running"
-        endpoints = [
-            {
-                "scope": one.control.scope,
-                "in_flight": one.in_flight,
-                "concurrency": one.slots.limit,
-                "queued": one.queued,
-                "limiting": one.limiting(),
-            }
-            for one in self._engine.dispatchers
-        ]
-        return {"state": state, "pid": os.getpid(), **self._look(), "endpoints": endpoints}
+        of_engine = _figures_of(self._engine) if isinstance(self._engine, Engine) else {"endpoints": []}
+        return {"state": state, "pid": os.getpid(), **of_engine, **self._look()}
+
+
+def _figures_of(engine: Engine) -> dict[str, Any]:
+    sharing = engine.sharing
+    shared = {} if sharing is None else {"workers": sharing.workers, "degraded": sharing.degraded}
+    return {**shared, "endpoints": endpoints_of(engine)}
+
+
+def endpoints_of(engine: Engine) -> list[dict[str, Any]]:
+    """What each dispatcher is doing."""
+    return [
+        {
+            "scope": one.control.scope,
+            "in_flight": one.in_flight,
+            "concurrency": one.slots.limit,
+            "queued": one.queued,
+            "limiting": one.limiting(),
+        }
+        for one in engine.dispatchers
+    ]
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:

@@ -145,13 +145,18 @@ class SweepDirectory:
 
     def write(self, name: str, content: bytes) -> None:
         """Keep a file of the whole sweep."""
-        try:
-            write_atomically(self.path / name, content)
-        except OSError as error:
-            raise StorageFailed.at(self.path / name, error) from None
+        keep(self.path, name, content)
 
     def close(self) -> None:
         self._lock.release()
+
+
+def keep(directory: Path, name: str, content: bytes) -> None:
+    """Keep a file of the whole sweep in its directory; raises :class:`StorageFailed` if the disk does not take it."""
+    try:
+        write_atomically(directory / name, content)
+    except OSError as error:
+        raise StorageFailed.at(directory / name, error) from None
 
 
 def _differences(found: Any, subject: Mapping[str, Any]) -> list[str]:
@@ -243,7 +248,7 @@ async def run_studies(
             try:
                 ended[number] = await run(one)
             except AsyncoptError as error:
-                if _stops(error, one):
+                if stops(error, one):
                     raise
                 ended[number] = Ended(one, error=error)
             seen(ended[number])
@@ -260,6 +265,7 @@ async def run_studies(
     return [ended[number] for number in range(len(planned))]
 
 
-def _stops(error: AsyncoptError, one: Planned) -> bool:
+def stops(error: AsyncoptError, one: Planned) -> bool:
+    """Whether what ended this study would end every other."""
     own = isinstance(error, BudgetExhausted) and bool(one.config.budget.model_fields_set)
     return isinstance(error, _STOPPING) and not own

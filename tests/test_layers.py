@@ -13,14 +13,14 @@ PACKAGE = Path(__file__).parent.parent / "asyncopt"
 LAYERS: dict[str, int] = {
     "values": 0, "events": 0, "errors": 0, "codec": 0, "identity": 0, "templates": 0, "loops": 0, "version": 0,
     "files": 0, "notebook": 0, "download": 1,
-    "limits": 1, "shared": 1, "endpoints": 1, "cache": 1, "tasks": 1, "answers": 1, "stats": 1, "racing": 1, "published": 1, "metrics": 1, "prices": 1,
+    "limits": 1, "redislink": 1, "shared": 1, "endpoints": 1, "cache": 1, "tasks": 1, "answers": 1, "stats": 1, "racing": 1, "published": 1, "metrics": 1, "prices": 1,
     "calls": 2, "callqueue": 2, "control": 2, "hedging": 2, "ticker": 2, "dispatch": 2, "engine": 2,
-    "pump": 2, "workers": 2, "verdicts": 2, "lookups": 2, "flights": 2,
+    "bulk": 2, "underway": 2, "model": 2, "pool": 2, "pump": 2, "workers": 2, "verdicts": 2, "lookups": 2, "flights": 2,
     "evaluation": 3, "outcomes": 3, "baselines": 3, "optimizers": 3,
-    "assess": 4, "journal": 4, "directory": 4, "result": 4, "chronicle": 4, "scoring": 4, "study": 4, "config": 4,
+    "assess": 4, "batches": 4, "journal": 4, "directory": 4, "result": 4, "chronicle": 4, "scoring": 4, "study": 4, "config": 4, "modelconfig": 4,
     "sweep": 4, "proxy": 4, "sweepfile": 4, "repetitions": 4, "contest": 4, "configs": 4,
     "records": 4, "activity": 4, "ctl": 4, "view": 4, "pages": 4, "telemetry": 4, "forecast": 4,
-    "local": 5,
+    "local": 5, "cluster": 5,
     "cli": 6, "__main__": 6,
 }  # fmt: skip
 FRONT = "__init__"  # the package's front re-exports; nothing inside imports it

@@ -18,6 +18,7 @@ MOST_STARTS = 4  # what kills it every time, such as too little memory, would ki
 class LastingServer(LocalServer):
     """A :class:`LocalServer` that can be started again after its process has died."""
 
+    own = True  # this process's alone
     _path: Path
 
     async def _start(self, path: Path) -> None:
@@ -39,11 +40,15 @@ class LastingServer(LocalServer):
 
 
 class LastingEndpoint:
-    """The endpoint of such a server, at whatever address it is: identity, key and answers stay the same."""
+    """The endpoint of such a server, at whatever address it is: identity, key and answers stay the same.
+
+    ``own`` says that its slots are this process's alone, whoever shares quotas with it.
+    """
 
     def __init__(self, server: LastingServer, endpoint_of: Callable[[LocalServer], HttpEndpoint]) -> None:
         self._server = server
         self._endpoint_of = endpoint_of
+        self.own = server.own
         self._endpoint = endpoint_of(server)
         self._starts = 1
         self._reviving = asyncio.Lock()
