@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from swept import Commands, Done, serving
 
 from asyncopt.activity import ACTIVITY, is_sample
-from asyncopt.cli import member
-from asyncopt.cli.crew import parts
-from asyncopt.cli.how_many import workers_for
-from asyncopt.cli.sums import Sums
 from asyncopt.cli.sweep import planned_sweep
-from asyncopt.cli.talk import told, told_again
+from asyncopt.cli.workers import member
+from asyncopt.cli.workers.crew import parts
+from asyncopt.cli.workers.how_many import workers_for
+from asyncopt.cli.workers.sums import Sums
+from asyncopt.cli.workers.talk import told, told_again
 from asyncopt.ctl import NotRunning, ask
 from asyncopt.errors import BudgetExhausted, CallFailed, ConfigError, EndpointRefused, StudyFailed
 from asyncopt.limits.budget import Account, Budget
@@ -280,7 +280,7 @@ def sweep(asyncopt: Commands, **flags: Any) -> Sweep:
 def test_by_default_there_are_as_many_as_the_quotas_keep_busy(
     asyncopt: Commands, monkeypatch: pytest.MonkeyPatch, quota: dict[str, Any], count: int
 ) -> None:
-    monkeypatch.setattr("asyncopt.cli.how_many._cores", lambda: 3)
+    monkeypatch.setattr("asyncopt.cli.workers.how_many._cores", lambda: 3)
     kept = {name: value for name, value in quota.items() if value is not None}
     assert workers_for(sweep(asyncopt, **kept), None, None) == count
 

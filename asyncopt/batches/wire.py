@@ -21,7 +21,7 @@ from asyncopt.values import Completion, Fault, FaultKind
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of a file, as OpenAI takes them
 WINDOW = "24h"  # the only one that there is
-TOKEN = "asyncopt"  # noqa: S105  # the name in a batch's metadata of what tells our submissions apart
+TOKEN = "asyncopt"  # noqa: S105 - the name in a batch's metadata of what tells our submissions apart
 
 NOT_RUN = ("batch_expired", "batch_cancelled")
 """The codes of requests that were never worked on, and cost nothing."""

@@ -122,7 +122,7 @@ def resume(
         if fork is not None:
             raise ConfigError(f"{directory} is a sweep; --fork takes the directory of one of its runs")
         if ray is not None:
-            from asyncopt.cli.clustered import resume_on_ray
+            from asyncopt.cli.workers.clustered import resume_on_ray
 
             resume_on_ray(directory, budget, shown, wait=wait, shared=shared, workers=workers, address=ray)
             return
@@ -185,7 +185,7 @@ def sweep(
     }
     options = {"base_url": base_url, "settings": settings or [], "tasks": tasks, "seeds": seeds, "studies": studies}
     if ray is not None and not dry_run:
-        from asyncopt.cli.clustered import begin_on_ray
+        from asyncopt.cli.workers.clustered import begin_on_ray
 
         begin_on_ray(name, flags, options, directory, budget, shown=shown, wait=wait, workers=workers, address=ray)
         return

@@ -14,7 +14,7 @@ from asyncopt.cli.display_choice import ShownAs
 from asyncopt.cli.run import coordinator_of
 from asyncopt.cli.signals import Stop
 from asyncopt.cli.sweep_display import OfEngine, SweepDisplay
-from asyncopt.cli.worker import Worker
+from asyncopt.cli.workers.worker import Worker
 from asyncopt.ctl import Controls
 from asyncopt.errors import BudgetExhausted
 from asyncopt.limits.budget import Account

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,8 @@ from typing import Any
 
 from asyncopt import codec, configs
 from asyncopt.cli.contest_text import contests_lines
-from asyncopt.cli.crewed import CrewedSitting
 from asyncopt.cli.display_choice import ShownAs
 from asyncopt.cli.dry_run import dry_run as tell
-from asyncopt.cli.how_many import workers_for
 from asyncopt.cli.models import check_batched, check_model
 from asyncopt.cli.run import new_directory
 from asyncopt.cli.settings import settle
@@ -22,7 +20,9 @@ from asyncopt.cli.signals import Stop, run_in_loop
 from asyncopt.cli.sitting import Sitting
 from asyncopt.cli.summary import LONGEST_PATH
 from asyncopt.cli.sweep_table import table_lines
-from asyncopt.cli.worker import models_of, whole_task
+from asyncopt.cli.workers.crewed import CrewedSitting
+from asyncopt.cli.workers.how_many import workers_for
+from asyncopt.cli.workers.worker import models_of, whole_task
 from asyncopt.config import BudgetConfig, Config, check, parse_budget
 from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError
 from asyncopt.limits.budget import UNLIMITED, Account
@@ -137,10 +137,20 @@ def start_sweep(
     Exits with 1 if a study failed or examples have no score, with 3 if studies used up their budget, and with 130 or
     143 when interrupted.
     """
-    total = Account(sweep.budget.build())
-    for name in sweep.planned[0].config.observers:
-        maker_of(name)  # before there is a directory
     count = workers_for(sweep, directory, workers)
+    tasks = prepared(sweep)
+
+    def run(place: Path, total: Account) -> list[Ended]:
+        kind = Sitting if count == 1 else CrewedSitting
+        return run_until_stopped(kind(sweep, tasks, place, total, shown, wait=wait, count=count))
+
+    run_kept(sweep, directory, run)
+
+
+def prepared(sweep: Sweep) -> dict[str, AnyTask]:
+    """The studies' tasks; raises :class:`ConfigError` for whatever cannot be, before there is a directory."""
+    for name in sweep.planned[0].config.observers:
+        maker_of(name)
     _check_prices(sweep)
     tasks = loaded(sweep)
     for wanted in models_of(sweep):
@@ -148,13 +158,18 @@ def start_sweep(
     for one in sweep.planned:
         if one.config.batch is not None:
             check_batched(one.config)
+    return tasks
+
+
+def run_kept(sweep: Sweep, directory: Path | None, run: Callable[[Path, Account], list[Ended]]) -> None:
+    """Run the sweep in its directory, on the account of all its studies, and exit as its studies ended."""
+    total = Account(sweep.budget.build())
     place = directory or new_directory(sweep.name)
     kept = SweepDirectory(place, sweep)
     try:
         if total.budget != UNLIMITED:
             charge_earlier(total, [place / one.name for one in sweep.planned])
-        kind = Sitting if count == 1 else CrewedSitting
-        ended = _run_until_stopped(kind(sweep, tasks, place, total, shown, wait=wait, count=count))
+        ended = run(place, total)
     finally:
         kept.close()
     _exit_by(ended)
@@ -252,7 +267,7 @@ def loaded(sweep: Sweep) -> dict[str, AnyTask]:
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-def _run_until_stopped(sitting: Sitting) -> list[Ended]:
+def run_until_stopped(sitting: Sitting) -> list[Ended]:
     """How the studies ended; where the sweep did not come to its end, say how to go on."""
     hint = f"asyncopt: go on with: asyncopt resume {codec.printable(str(sitting.place), LONGEST_PATH)}"
     stop = Stop()

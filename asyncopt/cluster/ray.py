@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from asyncopt.errors import ConfigError
 
 ALONE = "local"  # in place of an address: a cluster on this machine that ends with its block
 PLACED_SECONDS = 120.0  # for an actor to begin; after that there is no place for it
+_FREED_SECONDS = 10.0
 _OBJECTS_BYTES = 80 * 2**20  # the least that Ray takes; results go by the disk
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -25,7 +27,7 @@ Message: TypeAlias = Mapping[str, Any]
 
 
 class Cluster:
-    """A cluster that this process has joined; ``processors`` is how many of its processors are free."""
+    """A cluster that this process has joined."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -35,11 +37,15 @@ class Cluster:
         """Whether it is on this machine alone, and stays so."""
         return self.address == ALONE
 
-    @property
-    def processors(self) -> int:
+    def free_processors(self, most: int) -> int:
+        """How many processors are free, up to so many; those of an actor that has just ended are so some time later."""
         import ray
 
-        return int(ray.available_resources().get("CPU", 0))
+        wanted = min(most, int(ray.cluster_resources().get("CPU", 0)))
+        until = time.monotonic() + _FREED_SECONDS
+        while (free := int(ray.available_resources().get("CPU", 0))) < wanted and time.monotonic() < until:
+            time.sleep(0.1)
+        return min(free, most)
 
     def post(self, work: Work) -> Post:
         """A new actor that does this work."""

@@ -16,8 +16,8 @@ from crewed import FILE, findings
 from test_process import a_fake
 
 from asyncopt import Engine, Generate, Quota, Sampling
-from asyncopt.cli.handed import HandedServer, Reviver, handed
 from asyncopt.cli.models import local_endpoint
+from asyncopt.cli.workers.handed import HandedServer, Reviver, handed
 from asyncopt.ctl import ask
 from asyncopt.local.lasting import LastingEndpoint, LastingServer
 from asyncopt.records.read import is_running

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from asyncopt.cli.hand import ASK_TWICE, Orders
-from asyncopt.cli.handed import Reviver
-from asyncopt.cli.member import Member
-from asyncopt.cli.sums import Sums
-from asyncopt.cli.talk import told_again
-from asyncopt.cli.worker import studies_asked_twice
+from asyncopt.cli.workers.hand import ASK_TWICE, Orders
+from asyncopt.cli.workers.handed import Reviver
+from asyncopt.cli.workers.member import Member
+from asyncopt.cli.workers.sums import Sums
+from asyncopt.cli.workers.talk import told_again
+from asyncopt.cli.workers.worker import studies_asked_twice
 from asyncopt.directory import RESULT, read_json
 from asyncopt.errors import AsyncoptError, StudyFailed
 from asyncopt.local.lasting import LastingServer

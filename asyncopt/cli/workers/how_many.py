@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from asyncopt.cli.worker import models_of
+from asyncopt.cli.workers.worker import models_of
 from asyncopt.config import ModelConfig
 from asyncopt.directory import RESULT
 from asyncopt.errors import ConfigError

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from asyncopt.activity import Activity
-from asyncopt.cli.handed import HandedServer
 from asyncopt.cli.signals import GRACE_SECONDS, Stop, run_in_loop
 from asyncopt.cli.summary import Attribution
 from asyncopt.cli.sweep_display import Told, told_of
-from asyncopt.cli.talk import Talk, told
-from asyncopt.cli.worker import Worker, studies_asked_twice, whole_task
+from asyncopt.cli.workers.handed import HandedServer
+from asyncopt.cli.workers.talk import Talk, told
+from asyncopt.cli.workers.worker import Worker, studies_asked_twice, whole_task
 from asyncopt.engine import Engine
 from asyncopt.errors import AsyncoptError, ConfigError, RunLocked
 from asyncopt.events import Event
@@ -147,14 +147,14 @@ async def _work(end: socket.socket, stop: Stop) -> None:
     try:
         orders = await talk.receive()
         if orders is not None:
-            await _Process(Orders(**orders), talk, stop).run()
+            await Process(Orders(**orders), talk, stop).run()
     except AsyncoptError as error:
         talk.send({"event": "failed", "error": told(error)})
     finally:
         await talk.aclose()
 
 
-class _Process:
+class Process:
     """Does what it is told until it is told to end, or until nobody is there any more; then it winds up."""
 
     def __init__(self, orders: Orders, talk: Talk, stop: Stop) -> None:

@@ -11,11 +11,11 @@ from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 from asyncopt.cli.signals import GRACE_SECONDS
-from asyncopt.cli.talk import Talk
+from asyncopt.cli.workers.talk import Talk
 
 # Seconds after each signal: to let calls in flight end, to cancel them, to die. Then it is killed.
 _PATIENCE = (GRACE_SECONDS + 10, 15.0, 5.0)
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from asyncopt.cli.hand import main; main({end})"
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from asyncopt.cli.workers.hand import main; main({end})"
 
 
 class Member:

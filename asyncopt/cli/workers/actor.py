@@ -1,4 +1,4 @@
-"""A worker of a sweep as an actor of a Ray cluster: it does what :mod:`asyncopt.cli.hand` does in a process."""
+"""A worker of a sweep as an actor of a Ray cluster: it does what :mod:`asyncopt.cli.workers.hand` does in a process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
-from asyncopt.cli.hand import Orders, _Process
-from asyncopt.cli.member import Member
 from asyncopt.cli.signals import Stop
-from asyncopt.cli.talk import Talk, told
+from asyncopt.cli.workers.hand import Orders, Process
+from asyncopt.cli.workers.member import Member
+from asyncopt.cli.workers.talk import Talk, told
 from asyncopt.cluster import Cluster
 from asyncopt.cluster.ray import Channel
 from asyncopt.errors import AsyncoptError, ConfigError
@@ -90,6 +90,6 @@ async def _work(seat: Seat, channel: Channel, stop: Stop) -> None:
         return
     try:
         seat.take(Path(orders["directory"]))
-        await _Process(Orders(**orders), cast(Talk, channel), stop).run()
+        await Process(Orders(**orders), cast(Talk, channel), stop).run()
     except AsyncoptError as error:
         channel.send({"event": "failed", "error": told(error)})

@@ -10,13 +10,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from asyncopt.cli.crew import Crew
-from asyncopt.cli.hand import LEDGER, Orders
-from asyncopt.cli.handed import handed
 from asyncopt.cli.signals import Stop
 from asyncopt.cli.sitting import Sitting
-from asyncopt.cli.sums import Sums
-from asyncopt.cli.worker import start_servers
+from asyncopt.cli.workers.crew import Crew
+from asyncopt.cli.workers.hand import LEDGER, Orders
+from asyncopt.cli.workers.handed import handed
+from asyncopt.cli.workers.sums import Sums
+from asyncopt.cli.workers.worker import start_servers
 from asyncopt.ctl import Controls
 from asyncopt.errors import StorageFailed
 from asyncopt.limits.budget import Account
@@ -33,8 +33,8 @@ class CrewedSitting(Sitting):
             servers = await start_servers(self.sweep, stack, self.place / "local.log", self._display)
             orders = Orders(
                 directory=str(self.place.resolve()),
-                shared=self.sweep.planned[0].config.shared or stack.enter_context(_meeting_point(self.place)),
-                ledger=stack.enter_context(_ledger(self.place, self._total)),
+                shared=self.sweep.planned[0].config.shared or stack.enter_context(meeting_point(self.place)),
+                ledger=stack.enter_context(ledger_of(self.place, self._total)),
                 wait=self._wait,
                 servers={name: handed(server) for name, server in servers.items()},
             )
@@ -57,7 +57,7 @@ class CrewedSitting(Sitting):
 
 
 @contextmanager
-def _ledger(place: Path, total: Account) -> Iterator[bool]:
+def ledger_of(place: Path, total: Account) -> Iterator[bool]:
     """Whether there is a budget that all workers spend; while the block runs, its ledger is in the directory."""
     limits = (total.budget.calls, total.budget.tokens, total.budget.usd)
     if all(limit is None for limit in limits):
@@ -75,7 +75,7 @@ def _ledger(place: Path, total: Account) -> Iterator[bool]:
 
 
 @contextmanager
-def _meeting_point(place: Path) -> Iterator[str]:
+def meeting_point(place: Path) -> Iterator[str]:
     """The address at which the workers of this sweep share their quotas, also with those of an earlier sitting.
 
     Not in its own directory, which may be on a network or open to a group.

@@ -10,37 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from asyncopt import codec
-from asyncopt.cli.actor import ActorMember, Seat
-from asyncopt.cli.crew import Crew
-from asyncopt.cli.crewed import CrewedSitting, _ledger, _meeting_point
 from asyncopt.cli.display_choice import ShownAs
-from asyncopt.cli.hand import Orders
-from asyncopt.cli.handed import handed
-from asyncopt.cli.how_many import workers_for
-from asyncopt.cli.member import Member
-from asyncopt.cli.models import check_batched, check_model
-from asyncopt.cli.run import cache_path, new_directory
+from asyncopt.cli.run import cache_path
 from asyncopt.cli.signals import Stop
-from asyncopt.cli.sums import Sums
 from asyncopt.cli.sweep import (
-    _check_prices,
-    _exit_by,
-    _run_until_stopped,
     budget_of,
-    loaded,
     planned_sweep,
+    prepared,
+    run_kept,
+    run_until_stopped,
     shared_at,
     twins,
 )
-from asyncopt.cli.worker import models_of, start_servers
+from asyncopt.cli.workers.actor import ActorMember, Seat
+from asyncopt.cli.workers.crew import Crew
+from asyncopt.cli.workers.crewed import CrewedSitting, ledger_of, meeting_point
+from asyncopt.cli.workers.hand import Orders
+from asyncopt.cli.workers.handed import handed
+from asyncopt.cli.workers.how_many import workers_for
+from asyncopt.cli.workers.member import Member
+from asyncopt.cli.workers.sums import Sums
+from asyncopt.cli.workers.worker import models_of, start_servers
 from asyncopt.cluster import ALONE, Cluster, ray_cluster
 from asyncopt.ctl import Controls
 from asyncopt.errors import ConfigError
-from asyncopt.limits.budget import UNLIMITED, Account
+from asyncopt.limits.budget import Account
 from asyncopt.local import is_local
 from asyncopt.redislink import is_redis
-from asyncopt.sweep import Sweep, SweepDirectory, charge_earlier, read_sweep
-from asyncopt.telemetry.named import maker_of
+from asyncopt.sweep import Ended, Sweep, read_sweep
 
 
 class ActorCrew(Crew):
@@ -69,8 +66,8 @@ class ClusteredSitting(CrewedSitting):
             servers = await start_servers(self.sweep, stack, self.place / "local.log", self._display)
             orders = Orders(
                 directory=str(self.place.resolve()),
-                shared=self.sweep.planned[0].config.shared or stack.enter_context(_meeting_point(self.place)),
-                ledger=stack.enter_context(_ledger(self.place, self._total)),
+                shared=self.sweep.planned[0].config.shared or stack.enter_context(meeting_point(self.place)),
+                ledger=stack.enter_context(ledger_of(self.place, self._total)),
                 wait=self._wait,
                 servers={name: handed(server) for name, server in servers.items()},
             )
@@ -117,29 +114,16 @@ def start_on_ray(
     if address != ALONE:
         check_shareable(sweep, address)
     workers_for(sweep, directory, workers or len(sweep.planned))  # raises where several cannot be
-    total = Account(sweep.budget.build())
-    for name in sweep.planned[0].config.observers:
-        maker_of(name)
-    _check_prices(sweep)
-    tasks = loaded(sweep)
-    for wanted in models_of(sweep):
-        check_model(wanted)
-    for one in sweep.planned:
-        if one.config.batch is not None:
-            check_batched(one.config)
-    place = directory or new_directory(sweep.name)
-    kept = SweepDirectory(place, sweep)
-    try:
-        if total.budget != UNLIMITED:
-            charge_earlier(total, [place / one.name for one in sweep.planned])
+    tasks = prepared(sweep)
+
+    def run(place: Path, total: Account) -> list[Ended]:
         print(f"asyncopt: joining Ray ({address})", file=sys.stderr, flush=True)
         with ray_cluster(address, workers) as cluster:
             count = actors_for(sweep, cluster, workers)
             sitting = ClusteredSitting(cluster, sweep, tasks, place, total, shown, wait=wait, count=count)
-            ended = _run_until_stopped(sitting)
-    finally:
-        kept.close()
-    _exit_by(ended)
+            return run_until_stopped(sitting)
+
+    run_kept(sweep, directory, run)
 
 
 def resume_on_ray(
@@ -161,10 +145,11 @@ def resume_on_ray(
 
 def actors_for(sweep: Sweep, cluster: Cluster, asked: int | None) -> int:
     """How many actors: as many as were asked for, or as processors are free, and no more than there are studies."""
-    free = cluster.processors
-    if free < (asked or 1):
+    most = min(asked or len(sweep.planned), len(sweep.planned))
+    free = cluster.free_processors(most)
+    if free < (1 if asked is None else most):
         raise ConfigError(f"{free} processors of the cluster are free; take fewer --workers, or wait for others to end")
-    return min(asked or free, len(sweep.planned))
+    return free
 
 
 def check_shareable(sweep: Sweep, address: str) -> None:
