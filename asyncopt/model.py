@@ -85,7 +85,7 @@ class Model:
     def bulk(self) -> Bulk:
         """What is needed to ask it many things at once, beside its queue."""
         dispatcher, lookups = self._dispatcher, self._engine._lookups
-        named = (self.name, self._served, dispatcher.front, self._keys)
+        named = (self.name, self._served, dispatcher.endpoint, self._keys)  # of a pool, its first member
         return Bulk(*named, lookups, dispatcher.events, self._estimate, self.price, self.account)
 
     async def flush(self) -> None:

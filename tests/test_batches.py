@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from calls import started
 from fakes import FakeEndpoint, run_virtual
+from shared_board import Boards
 
 from asyncopt import OPRO, Budget, Engine, Example, Fault, Generate, MemoryCache, Price, Sampling, Study, Task, codec
 from asyncopt.assess import evaluate_instructions
@@ -39,6 +40,7 @@ from asyncopt.errors import (
 )
 from asyncopt.events import CallEnded, Event, Note
 from asyncopt.limits.budget import Account
+from asyncopt.pool import Member
 from asyncopt.testing import Abilities, AnswerModel, BatchPlan, Constant, SimulatedAPI, SimulatedEndpoint, items_of
 from asyncopt.values import Completion, FaultKind, Usage
 
@@ -204,6 +206,76 @@ def test_who_waits_for_a_study_that_is_stopped_submits_by_itself(tmp_path: Path)
 
     assert None not in in_engine(api.endpoint(), use)
     assert api.batches.submitted == 2
+
+
+def between_processes(api: SimulatedAPI, folder: Path, *, stopped: float | None = None, calls: bool = False) -> Any:
+    """Two engines of one coordinator and one cache have 20 questions in common; what the second one is given."""
+    boards, cache = Boards(), MemoryCache()
+
+    async def process(name: str, begin: int, end: int, wait: float) -> list[Completion | None]:
+        await asyncio.sleep(wait)
+        async with Engine(cache=cache, coordinator=boards.coordinator(name)) as engine:
+            model = engine.model("m", endpoint=api.endpoint(), price=DEAR)
+            if wait and calls:
+                return list(await asyncio.gather(*map(model.submit, asked(end, begin))))
+            async with BatchLane(model, folder / name) as lane:
+                return await lane.answers(asked(end, begin))
+
+    async def main() -> list[Completion | None]:
+        first = asyncio.create_task(process("one", 0, 30, 0.0))
+        second = asyncio.create_task(process("two", 10, 40, 5.0))
+        if stopped is not None:
+            await asyncio.sleep(stopped)
+            first.cancel()
+        answers = await second
+        if calls:
+            assert not first.done()
+        await asyncio.gather(first, return_exceptions=True)
+        return answers
+
+    return run_virtual(main)
+
+
+def test_two_processes_do_not_submit_the_same_question(tmp_path: Path) -> None:
+    api = api_of(delay=300.0)
+    answers = between_processes(api, tmp_path)
+    assert len(answers) == 30
+    assert None not in answers
+    assert (api.batches.submitted, api.batches.ledger.count()) == (2, 40)
+
+
+def test_who_waits_for_a_process_that_is_stopped_submits_by_itself(tmp_path: Path) -> None:
+    api = api_of(delay=300.0)
+    assert None not in between_processes(api, tmp_path, stopped=50.0)
+    assert api.batches.submitted == 3
+
+
+def test_what_expires_in_the_batch_of_another_process_is_submitted_by_who_waited_for_it(tmp_path: Path) -> None:
+    api = api_of(delay=300.0, rate=0.5, expires=320.0)
+    assert None not in between_processes(api, tmp_path)
+    assert api.batches.ledger.count() == 40
+
+
+def test_a_call_does_not_wait_for_the_batch_of_another_process(tmp_path: Path) -> None:
+    api = api_of(delay=300.0)
+    assert None not in between_processes(api, tmp_path, calls=True)
+
+
+def test_a_pool_is_asked_in_batches_at_its_first_endpoint(tmp_path: Path) -> None:
+    apis = [api_of(), api_of()]
+
+    async def main() -> list[Completion | None]:
+        async with Engine(cache=MemoryCache()) as engine:
+            members = [Member(endpoint=api.endpoint(api_key=f"key-{n}")) for n, api in enumerate(apis)]
+            model = engine.pool("m", members)
+            async with BatchLane(model, tmp_path / "b.jsonl") as lane:
+                answers = await lane.answers(asked(20))
+            again = await asyncio.gather(*map(model.submit, asked(20)))
+            assert [one.text for one in answers if one is not None] == [one.text for one in again]
+            return answers
+
+    assert None not in run_virtual(main)
+    assert [(api.batches.ledger.count(), api.ledger.count()) for api in apis] == [(20, 0), (0, 0)]
 
 
 def test_more_than_a_file_takes_is_several_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

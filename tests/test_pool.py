@@ -18,6 +18,7 @@ from asyncopt.endpoints.protocol import Answer
 from asyncopt.errors import AsyncoptError, BudgetExhausted, CallFailed, ConfigError, EndpointRefused
 from asyncopt.events import CallEnded, Event, Note
 from asyncopt.limits.budget import Account
+from asyncopt.limits.gate import Gate
 from asyncopt.pool import Member, PoolMember, common
 from asyncopt.pool.health import Health
 from asyncopt.testing import Constant, FaultPlan, LogNormal, SimulatedAPI
@@ -239,6 +240,51 @@ def test_never_are_all_left_out() -> None:
 
     assert len(in_engine(main, observers=[notes])) == 20
     assert [text.split()[0] for text in notes.texts if "left out" in text] == ["a"]
+
+
+@pytest.mark.parametrize("how", ["dies", "is lost"])
+def test_when_the_last_that_is_in_goes_the_others_are_asked_before_their_time(how: str) -> None:
+    """Two are left out for minutes and well again when the third goes: nobody waits for minutes."""
+    ends = [Mortal("a"), Mortal("b"), Mortal("c")]
+
+    async def main(engine: Engine) -> float:
+        loop = asyncio.get_running_loop()
+        pool = engine.pool("m", [Member(endpoint=one, quota=places(4)) for one in ends])
+        await asked(pool, 20, "before")
+        ends[0].dead = ends[1].dead = True
+        asking = asyncio.ensure_future(asked(pool, 1600, "meanwhile"))
+        await asyncio.sleep(100.0)  # both were asked in vain at 30 s and at 90 s, and are out for 90 s more
+        ends[0].dead = ends[1].dead = False
+        began = loop.time()
+        if how == "dies":
+            ends[2].dead = True
+        else:
+            engine.dispatchers[2].give_up(Fault(FaultKind.FATAL_CONFIG, "the key is refused"))
+        await asking
+        assert len(ends[0].started) + len(ends[1].started) > 700
+        first = min(time for end in ends[:2] for time in end.started if time >= began)
+        return first - began
+
+    assert in_engine(main) < 10
+
+
+def test_coming_back_early_makes_no_ejection_longer() -> None:
+    health = Health()
+    assert health.eject(0.0) == 30.0
+    assert health.eject(30.0) == 60.0
+    for moment in (31.0, 32.0, 33.0):
+        health.take_back()
+        assert health.eject(moment) == 60.0
+    assert health.eject(93.0) == 90.0
+
+
+def test_a_pause_that_the_server_asked_for_outlasts_coming_back_early() -> None:
+    gate = Gate()
+    gate.close(now=0, wait=20, episode=0)
+    gate.held_until = 300
+    assert gate.wait(1) == 299
+    gate.held_until = 0.0
+    assert gate.wait(1) == 19
 
 
 def test_servers_that_were_never_there_end_the_run_after_half_a_minute() -> None:

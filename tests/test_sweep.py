@@ -773,3 +773,18 @@ def test_a_sweep_is_not_replayed_as_a_run(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["replay", str(tmp_path)])
     assert isinstance(done.exception, ConfigError)
     assert "is a sweep; replay takes the directory of one of its runs" in str(done.exception)
+
+
+def test_what_a_sweep_file_states_holds_where_the_command_line_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(
+        'name = "s"\ntasks = ["antonym"]\n[base]\nbatch = "test"\nmode = "faithful"\nuse_cache = false\n'
+        'shared = "unix:/tmp/q"\nobservers = ["prometheus:9100"]\n[base.models.scorer]\nmodel = "openai/x"\n'
+    )
+    names = ("batch", "mode", "use_cache", "shared", "observers")
+    (study,) = planned_sweep(str(path), dict.fromkeys(names)).planned
+    plain = {"observers": ("prometheus:9100",), "batch": "test", "mode": "faithful", "use_cache": False}
+    assert {name: getattr(study.config, name) for name in plain} == plain
+    assert study.config.shared == "unix:/tmp/q"
+    (other,) = planned_sweep(str(path), {"mode": "parallel", "use_cache": True}).planned
+    assert (other.config.mode, other.config.use_cache, other.config.batch) == ("parallel", True, "test")

@@ -84,11 +84,13 @@ class BatchLane:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._till.put_all_back()
-        self._end(tuple(self._mine))
+        mine = tuple(self._mine)
+        self._end(mine)
         names = [one.batch for one in self._submissions.open.values() if one.batch is not None]
         if names and error is not None:
             self._say(f"not cancelled, and paid for: {', '.join(names)}; whoever goes on with this gets the answers")
         self._submissions.close()
+        await self._bulk.lookups.underway.release(mine)
 
     def _say(self, text: str) -> None:
         self._bulk.events.emit(Note(codec.printable(text, 400)))
@@ -109,7 +111,7 @@ class BatchLane:
             for end in ends:
                 self._report(end, last=count == MOST_ROUNDS)
             open_ = [key for end in ends for key in end.not_run if key in wanted]
-            due = {key: wanted[key] for key in (*open_, *await self._left(theirs))}
+            due = {key: wanted[key] for key in dict.fromkeys((*open_, *await self._left(theirs)))}
             if not due:
                 break
             self._require_room(ends)
@@ -118,24 +120,43 @@ class BatchLane:
 
     async def _left(self, theirs: Sequence[bytes]) -> list[bytes]:
         """Those of the questions in batches of others that are still open when these have ended."""
-        await self._bulk.lookups.underway.wait(theirs)
-        known = await self._bulk.known(theirs)
+        underway = self._bulk.lookups.underway
+        await underway.wait([key for key in theirs if key not in self._mine])
+        for pause in pauses():
+            known = await self._bulk.known(theirs)
+            left = [key for key in theirs if key not in known]
+            abroad = [key for key in left if key in self._mine]
+            if all(await underway.claim(abroad)):
+                break
+            await asyncio.sleep(pause)
+        known = await self._bulk.known(theirs)  # once more: an answer may have come, and its claim been given up
+        await self._give_up([key for key in known if key in self._mine])
         return [key for key in theirs if key not in known]
 
     async def _submitted(self, due: Wanted, wanted: Wanted) -> tuple[list[Submission], list[bytes]]:
         """The batches that are on their way, with new ones for what is due and neither they nor the cache have.
 
-        Also those of the due keys that other studies of the same engine have in batches of theirs.
+        Also those of the due keys that others have in batches of theirs, be it in this engine or in another process.
         """
         running = [one for one in list(self._submissions.open.values()) if await self._found(one, wanted)]
         known = await self._bulk.known(list(due))
         covered = {key for one in running for key in one.keys}
+        await self._bulk.lookups.underway.claim(list(covered))
         open_ = [key for key in due if key not in known and key not in covered]
         underway = self._bulk.lookups.underway
         theirs = [key for key in open_ if key in underway and key not in self._mine]
-        missing = {key: due[key] for key in open_ if key not in underway or key in self._mine}
+        ours = [key for key in open_ if key not in underway or key in self._mine]
+        self._begin(ours)
+        granted = dict(zip(ours, await underway.claim(ours), strict=True))
+        came = await self._bulk.known(ours)  # once more: a claim is given up when its answer is in the cache
+        await self._give_up(list(came))
+        if not all(granted.values()):
+            self._say(
+                f"{len(ours) - sum(granted.values())} requests are in batches of other processes: waiting for those"
+            )
+        theirs += [key for key in ours if not granted[key] and key not in came]
+        missing = {key: due[key] for key in ours if granted[key] and key not in came}
         if missing:
-            self._begin(missing)
             running += await self._new(missing, wanted)
         return running, theirs
 
@@ -146,6 +167,11 @@ class BatchLane:
     def _end(self, keys: Iterable[bytes]) -> None:
         self._mine.difference_update(keys)
         self._bulk.lookups.underway.end(keys)
+
+    async def _give_up(self, keys: Sequence[bytes]) -> None:
+        """Others may have these answered, if they are not in the cache."""
+        self._end(keys)
+        await self._bulk.lookups.underway.release(keys)
 
     async def _new(self, missing: Wanted, wanted: Wanted) -> list[Submission]:
         self._require_money(missing)
@@ -236,7 +262,7 @@ class BatchLane:
                 self._bulk.lookups.remember(key, answer)
         await self._bulk.lookups.flush()
         await self._submissions.ended(end.submission, "gone" if end.batch is None else end.batch.status)
-        self._end(end.submission.keys)
+        await self._give_up(end.submission.keys)
 
     def _report(self, end: _End, *, last: bool) -> None:
         """Say what came of a batch, and how the rest of it is asked."""

@@ -143,7 +143,8 @@ class _Planning:
         """The cell's configuration with those of the settings that its optimizer has."""
         asked = self._asked
         own = [one for one in self._own if cell.setting in self._taken[one]]
-        flags = {**cell.tables, **(asked.flags or {}), "trace": True, **more}
+        stated = {name: value for name, value in (asked.flags or {}).items() if value is not None}
+        flags = {**cell.tables, **stated, "trace": True, **more}
         source = str(self._path) if self._path == _TYPED else f"{self._path}, {cell.task} with {cell.setting}"
         return settle(cell.task, flags, asked.base_url, None, [*self._shared, *own], source)
 

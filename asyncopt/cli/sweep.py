@@ -69,9 +69,10 @@ def planned_sweep(
     file = read_sweep_file(path)
     chosen = cells(file, path, _names(tasks), seeds_in(seeds))
     planned = []
+    stated = {name: value for name, value in flags.items() if value is not None}
     for cell in chosen:
         source = f"{path}, {cell.task} with {cell.setting}"
-        config = settle(cell.task, {**cell.tables, **flags}, base_url, None, list(settings), source)
+        config = settle(cell.task, {**cell.tables, **stated}, base_url, None, list(settings), source)
         planned.append(Planned(cell.task, cell.setting, cell.seed, config))
     return Sweep(file.name, tuple(planned), file.studies if studies is None else studies, budget_of(budget))
 

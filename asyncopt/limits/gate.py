@@ -11,14 +11,16 @@ class Gate:
     """Pure state on the loop's clock; the dispatcher asks and tells. ``closed`` is False in ordinary times.
 
     ``episode`` counts the closings, and a call keeps the one that it started in: all refusals of calls from before the
-    last closing say one thing once. Beside all this the user may have the gate ``paused``, which says nothing of the
+    last closing say one thing once. While it is closed, ``held_until`` may keep it so for longer than the server's
+    reasons do, and can be taken back. Beside all this the user may have the gate ``paused``, which says nothing of the
     server: whatever is answered meanwhile, nothing starts before it is lifted.
     """
 
-    __slots__ = ("_opens", "_patience", "_probe_out", "_shut", "closed", "episode", "paused", "previous")
+    __slots__ = ("_opens", "_patience", "_probe_out", "_shut", "closed", "episode", "held_until", "paused", "previous")
 
     def __init__(self) -> None:
         self._opens = 0.0
+        self.held_until = 0.0
         self._patience = float("inf")
         self._probe_out = False
         self._shut = False
@@ -35,8 +37,9 @@ class Gate:
             return 0.0
         if self._shut:
             return float("inf")
-        if now < self._opens:
-            return self._opens - now
+        opens = max(self._opens, self.held_until)
+        if now < opens:
+            return opens - now
         return float("inf") if self._probe_out else 0.0
 
     def started(self) -> None:
@@ -72,7 +75,7 @@ class Gate:
 
         An answer may take a minute, and a refusal takes a moment: nobody is to wait for the former.
         """
-        if self._shut or not (self._probe_out and now >= self._opens + self._patience):
+        if self._shut or not (self._probe_out and now >= max(self._opens, self.held_until) + self._patience):
             return False
         self._open()
         return True

@@ -82,6 +82,15 @@ class Pool:
         for member in able:
             member.look()
 
+    def take_back(self, failing: PoolMember) -> bool:
+        """Ask those that are left out, where nobody but this one is in, which fails as well; whether that is so."""
+        others = [member for member in self.live if member is not failing]
+        if not all(member.health.out for member in others):
+            return False
+        for member in others:
+            member.come_back()
+        return True
+
     def poke(self) -> None:
         """Something has changed that may let a call start."""
         for member in self.members:
@@ -205,12 +214,21 @@ class PoolMember(Dispatcher):
         return wait
 
     def _eject(self, fault: Fault, now: float) -> None:
-        """Leave this member out for some time, unless it is the last that is in."""
-        if all(other.health.out for other in self.pool.others(self)):
+        """Leave this member out for some time, unless it is the last that is in: then all that are out are asked."""
+        if self.pool.take_back(self):
             return
+        news = not self.health.early
         seconds = self.health.eject(now)
-        self._gate.close(now, seconds, self._gate.episode)
-        self.events.emit(Note(f"{self._server} is left out for {seconds:.0f} s: {printable(fault.detail, 120)}"))
+        self._gate.close(now, 0.0, self._gate.episode)
+        self._gate.held_until = now + seconds
+        if news:
+            self.events.emit(Note(f"{self._server} is left out for {seconds:.0f} s: {printable(fault.detail, 120)}"))
+
+    def come_back(self) -> None:
+        """Be asked again, with one call at first, as soon as the server's own pauses are over."""
+        self.health.take_back()
+        self._gate.held_until = 0.0
+        self.look()
 
     def _die(self, call: Call, fault: Fault) -> None:
         """This member is lost, or is silent and may come back: what it was asked is asked of the others."""
@@ -245,6 +263,7 @@ class PoolMember(Dispatcher):
             self.pool.end(fault)
         elif self._dead is None:
             self.lose(fault)
+            self.pool.take_back(self)
             text = (
                 f"{self._server} ({self.control.scope}) is lost for good: {printable(fault.detail, 120)}; "
                 f"{len(others)} of {len(self.pool.members)} endpoints go on without it"

@@ -143,8 +143,10 @@ def test_workers_without_anybody_to_tell_them_do_not_go_on(tmp_path: Path) -> No
             await one.asked_part(0.4)
             parent.send(signal.SIGKILL)
             await parent.ended()
+            asked = len(one.watched.asked)  # on a busy machine more than the part that was waited for
         await one.nobody_runs()
-        assert len(one.watched.asked) <= 0.4 * len(one.asked) + 4 * CONCURRENCY
+        assert len(one.watched.asked) <= asked + 4 * CONCURRENCY
+        assert len(one.watched.asked) < len(one.asked)
 
     with_a_sweep(tmp_path, test)
 
