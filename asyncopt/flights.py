@@ -13,15 +13,17 @@ from typing import TypeAlias
 from asyncopt.calls import Call, State
 from asyncopt.dispatch import Dispatcher
 from asyncopt.shared import Coordinator, SharingFailed
+from asyncopt.shared.coordinator import ANSWER_SECONDS, BEAT_SECONDS
 
 Asked: TypeAlias = tuple[Call, Dispatcher]
 Answer: TypeAlias = Callable[[Sequence[Asked]], Awaitable[list[Asked]]]  # from the cache; gives back what is not there
 
 POLL_SECONDS, LONGEST_POLL = 0.05, 0.4  # between two looks at what others are asking; longer while nothing comes
-FREE_SECONDS = 1.0  # a claim is held for one to two of these after its call: the cache is flushed meanwhile
-FRESH_SECONDS = 0.5  # a look into the cache that is no older than this when a claim is granted has missed nothing
+FREE_SECONDS = 1.0  # between two times that claims are given up, each after a flush of the cache
+PATIENCE_SECONDS = 3.0  # without an answer to a claim, after which everybody asks: a busy machine is slow for a while
 WINDOW = 1000  # questions that are looked at together
 LEAST_ROOM, ROOM_PER_SLOT = 64, 2  # questions that one process has claimed at once
+FOUND_SECONDS = BEAT_SECONDS + ANSWER_SECONDS  # after a loss, until when everybody who is alive has said so again
 
 
 class Flights:
@@ -40,52 +42,59 @@ class Flights:
         self._flush = flush
         self._claimed: set[bytes] = set()
         self._done: set[bytes] = set()  # claimed, and not asked any more
-        self._free: set[bytes] = set()  # so for a second already
         self._new: deque[Asked] = deque()  # not claimed by this process, nor known to be by another
         self._waiting: deque[Asked] = deque()  # for others
-        self._looked_at = self._freed_at = 0.0
+        self._freed_at = 0.0
+        self._lost_at: float | None = None  # since when nobody has said whose questions are
+        self._closed = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def ask(self, asked: Sequence[Asked], looked_at: float) -> None:
-        """Have each of these asked by this process, or answered from the cache when another one has asked it.
-
-        They were not in the cache at the time ``looked_at``.
-        """
+    def ask(self, asked: Sequence[Asked]) -> None:
+        """Have each of these asked by this process, or answered from the cache when another one has asked it."""
         self._new.extend(asked)
-        self._looked_at = min(self._looked_at, looked_at) if len(self._new) > len(asked) else looked_at
         self._start()
 
     def ended(self, key: bytes) -> None:
         """A call of this process has ended: when its answer is in the cache, or there is none, others may ask."""
         if key in self._claimed:
             self._done.add(key)
-            if self._new or self._task is None or self._task.done():
+            if (self._new and self._has_room) or self._task is None or self._task.done():
                 self._start()
 
     def _start(self) -> None:
         self._wake.set()
-        if self._task is None or self._task.done():
+        if not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._run(), name="asyncopt-flights")
 
     @property
+    def _most(self) -> int:
+        return max(LEAST_ROOM, ROOM_PER_SLOT * self._slots())
+
+    @property
     def _room(self) -> int:
-        ended = len(self._done) + len(self._free)
-        return max(LEAST_ROOM, ROOM_PER_SLOT * self._slots()) - len(self._claimed) + ended
+        return self._most - len(self._claimed) + len(self._done)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._room >= self._most // 4  # many are claimed together
 
     async def _run(self) -> None:
-        wait = POLL_SECONDS
-        while self._new or self._waiting or self._done or self._free:
+        loop = asyncio.get_running_loop()
+        wait, look_at = POLL_SECONDS, 0.0
+        while self._new or self._waiting or self._done:
             self._wake.clear()
             await self._give_up_old()
-            while self._new and self._room > 0:
-                await self._claim(self._taken(self._new, min(WINDOW, self._room)), self._looked_at)
-            came = await self._look()
-            wait = POLL_SECONDS if came else min(2 * wait, LONGEST_POLL)
+            while self._new and self._has_room:
+                await self._claim(self._taken(self._new, min(WINDOW, self._room)))
+            if loop.time() >= look_at:
+                came = await self._look()
+                wait = POLL_SECONDS if came else min(2 * wait, LONGEST_POLL)
+                look_at = loop.time() + wait
             try:
-                await asyncio.wait_for(self._wake.wait(), wait)
+                await asyncio.wait_for(self._wake.wait(), look_at - loop.time())
             except TimeoutError:
-                continue
+                look_at = 0.0
 
     def _taken(self, queue: deque[Asked], most: int) -> list[Asked]:
         """The first of a queue, without those that nobody wants any more."""
@@ -99,38 +108,47 @@ class Flights:
     async def _look(self) -> bool:
         """Look for the answers of those that were looked for longest ago; whether any of them is settled."""
         asked = self._taken(self._waiting, WINDOW)
-        looked_at = asyncio.get_running_loop().time()
         missing = await self._answer(asked) if asked else []
         room = max(self._room, 0)
         self._waiting.extend(missing[room:])
-        settled = await self._claim(missing[:room], looked_at)
+        settled = await self._claim(missing[:room])
         return len(missing) < len(asked) or settled
 
-    async def _claim(self, asked: Sequence[Asked], looked_at: float) -> bool:
+    async def _claim(self, asked: Sequence[Asked]) -> bool:
         """Pass on what this process is to ask, and wait for the others; whether there was any of the former."""
         if not asked:
             return False
         try:
+            if self._lost_at is not None:
+                await self._coordinator.beat([])
+                await asyncio.sleep(FOUND_SECONDS)
             granted = await self._coordinator.claim([call.key for call, _ in asked])
+            self._lost_at = None
         except SharingFailed:  # the shares of quotas tell of it; until it is back everybody asks
-            granted = [True] * len(asked)
+            granted = [self._is_lost()] * len(asked)
         mine = [one for one, ours in zip(asked, granted, strict=True) if ours]
         self._waiting.extend(one for one, ours in zip(asked, granted, strict=True) if not ours)
         self._claimed.update(call.key for call, _ in mine)
-        if mine and asyncio.get_running_loop().time() - looked_at > FRESH_SECONDS:
-            await self._answer(mine)  # once more: an answer may have come, and its claim have been given up, since then
+        if mine:
+            await self._answer(mine)  # an answer may have come, and its claim have been given up, since the last look
         for call, dispatcher in mine:
             if call.state is State.DONE:
                 self._done.add(call.key)
             else:
+                self._done.discard(call.key)  # it may be asked again, soon after it was withdrawn or has failed
                 dispatcher.enqueue(call)
         return bool(mine)
+
+    def _is_lost(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        self._lost_at = now if self._lost_at is None else self._lost_at
+        return now >= self._lost_at + PATIENCE_SECONDS
 
     async def _give_up_old(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._freed_at + FREE_SECONDS:
             self._freed_at = now
-            keys, self._free, self._done = self._free, self._done, set()
+            keys, self._done = self._done, set()
             await self._give_up(list(keys))
 
     async def _give_up(self, keys: Sequence[bytes]) -> None:
@@ -145,6 +163,7 @@ class Flights:
 
     async def aclose(self) -> None:
         """Give up every claim."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

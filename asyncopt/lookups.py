@@ -30,7 +30,7 @@ class Lookups:
         self.flights: Flights | None = None
         if cache is not None and coordinator is not None:
             self.flights = Flights(coordinator, self._answered, self.flush, slots)
-        self.underway = Underway()
+        self.underway = Underway(coordinator)
         self._events = events
         self._recent = Recent()
         self._asked: list[Asked] = []
@@ -81,10 +81,9 @@ class Lookups:
 
     async def _answer(self) -> None:
         asked, self._asked = self._asked, []
-        looked_at = asyncio.get_running_loop().time()
         missing = await self._answered(asked)
         if self.flights is not None and missing:
-            self.flights.ask(missing, looked_at)
+            self.flights.ask(missing)
             return
         for call, dispatcher in missing:
             dispatcher.enqueue(call)
@@ -131,9 +130,13 @@ class Lookups:
 
     async def flush(self) -> None:
         """Return when all answers so far are on disk."""
-        if self._cache is not None:
+        if self._cache is None:
+            return
+        try:
             await self._cache.flush()
-            self._look_after(self._cache)
+        except Exception as error:  # somebody's own cache must not leave calls waiting for ever
+            self._complain(f"{type(error).__name__}: {error}")
+        self._look_after(self._cache)
 
     async def stop(self) -> None:
         """Ask no more; who still waits for the cache is not answered."""

@@ -86,6 +86,8 @@ class Address:
             files = tuple(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
         except ValueError:
             raise ConfigError(f"the address of Redis cannot be read; {_WANTED}") from None
+        if parts.fragment:  # what stands before it would be taken for a host, and shown
+            raise ConfigError(f"the address of Redis has a #, which is %23 in a password; {_WANTED}")
         if parts.scheme not in _SCHEMES or not parts.hostname or database < 0:
             raise ConfigError(f"the address of Redis has no host, or not a database's number; {_WANTED}")
         if any(name not in _TLS_FILES for name, _ in files):

@@ -485,6 +485,7 @@ def test_nothing_shows_the_password(caplog: pytest.LogCaptureFixture) -> None:
         f"redis://:{QUOTED}@host:port",
         f"redis://:{QUOTED}@host/name",
         f"redis://:{QUOTED}@",
+        f"redis://{QUOTED}#@host",
         f"redis://host?password={QUOTED}",
         f"http://:{QUOTED}@host",
     ],

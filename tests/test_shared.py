@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -14,7 +15,7 @@ from shared_board import Boards
 from asyncopt import Engine, Generate, MemoryCache, Model, Quota
 from asyncopt.errors import CallFailed, ConfigError
 from asyncopt.events import Note
-from asyncopt.flights import LONGEST_POLL
+from asyncopt.flights import LONGEST_POLL, PATIENCE_SECONDS
 from asyncopt.shared.board import Board
 from asyncopt.shared.gcra import FRESH_SECONDS, Buckets
 from asyncopt.testing import Constant, FaultPlan, LogNormal, SimulatedAPI
@@ -330,3 +331,109 @@ def test_what_a_dead_worker_was_asking_is_asked_by_another() -> None:
             return loop.time() - began
 
     assert 2.0 <= run_virtual(main) <= 3.0 + 2 * LONGEST_POLL
+
+
+@pytest.mark.parametrize("ends", ["failed", "withdrawn"])
+def test_what_is_asked_again_at_once_stays_claimed_while_it_is_asked(ends: str) -> None:
+    api, cache = SimulatedAPI(latency=Constant(6.0)), MemoryCache()
+
+    async def main() -> int:
+        async with AsyncExitStack() as stack:
+            some = await engines(stack, Boards(), 2, cache=cache)
+            one, two = [model_of(engine, api, Quota(concurrency=2)) for engine in some]
+            waiting: list[asyncio.Future[object]] = []
+            await asyncio.sleep(1.0)
+            if ends == "failed":
+                api.faults = FaultPlan(1, 1.0, ("refused",))
+                with pytest.raises(CallFailed):
+                    await one.generate("q")
+                api.faults = None
+            else:
+                blocking = asyncio.ensure_future(one.generate("in the only place"))
+                await asyncio.sleep(0.2)
+                withdrawn = asyncio.ensure_future(one.generate("q"))
+                await asyncio.sleep(0.2)
+                withdrawn.cancel()
+                waiting.append(blocking)
+            before = api.ledger.count()
+            waiting.append(asyncio.ensure_future(one.generate("q")))
+            await asyncio.sleep(0.2)
+            await asyncio.gather(*waiting, two.generate("q"))
+            return api.ledger.count() - before
+
+    assert run_virtual(main) == 1
+
+
+class Late(MemoryCache):
+    """What is found was there a while ago."""
+
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        found = await super().get_many(keys)
+        await asyncio.sleep(0.4)
+        return found
+
+
+def test_who_leaves_at_once_after_an_answer_has_it_asked_by_nobody() -> None:
+    api, cache, boards = SimulatedAPI(latency=Constant(1.0)), Late(), Boards()
+
+    async def leaving() -> None:
+        async with Engine(coordinator=boards.coordinator("leaves"), cache=cache) as engine:
+            await model_of(engine, api).generate("q")
+
+    async def main() -> None:
+        async with Engine(coordinator=boards.coordinator("stays"), cache=cache) as engine:
+            left = asyncio.ensure_future(leaving())
+            await asyncio.sleep(1.6)  # looks for it shortly before it is answered, and claims it shortly after
+            await asyncio.gather(left, model_of(engine, api).generate("q"))
+
+    run_virtual(main)
+    assert api.ledger.count() == 1
+
+
+def test_a_cache_of_ones_own_that_cannot_be_flushed_leaves_nobody_waiting() -> None:
+    class Full(MemoryCache):
+        async def flush(self) -> None:
+            raise OSError("no space left on device")
+
+    api, cache = SimulatedAPI(latency=Constant(0.3), faults=FaultPlan(1, 1.0, ("refused",))), Full()
+
+    async def main() -> list[object]:
+        async with AsyncExitStack() as stack:
+            models = [model_of(one, api) for one in await engines(stack, Boards(), 2, cache=cache)]
+            return await asyncio.gather(*(model.generate("q") for model in models), return_exceptions=True)
+
+    assert all(isinstance(one, CallFailed) for one in run_virtual(main))
+
+
+def test_a_coordinator_that_is_away_for_a_while_has_no_question_asked_twice() -> None:
+    api, cache, boards = SimulatedAPI(latency=Constant(0.5)), MemoryCache(), Boards()
+
+    async def main() -> None:
+        async def trouble() -> None:
+            for _ in range(3):
+                await asyncio.sleep(2.0)
+                board, boards.board = boards.board, None
+                await asyncio.sleep(2.5)  # longer than a worker that is not heard of is taken for alive
+                boards.board = board
+
+        async with AsyncExitStack() as stack:
+            models = [model_of(one, api) for one in await engines(stack, boards, 2, cache=cache)]
+            await asyncio.gather(trouble(), *(asked(model, 300) for model in models))
+
+    run_virtual(main)
+    assert api.ledger.count() == 300
+
+
+def test_without_a_coordinator_everybody_asks_after_a_while() -> None:
+    api, boards = SimulatedAPI(latency=Constant(0.5)), Boards()
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            (engine,) = await engines(stack, boards, 1, cache=MemoryCache())
+            boards.board = None
+            began = loop.time()
+            await asked(model_of(engine, api, Quota(concurrency=400)), 300)
+            return loop.time() - began
+
+    assert run_virtual(main) <= PATIENCE_SECONDS + 5.0

@@ -59,13 +59,13 @@ class RedisCoordinator:
     async def claim(self, keys: Sequence[bytes]) -> list[bool]:
         if self._link.down is not None:
             raise SharingFailed(self._link.down)
+        self._doubtful.difference_update(keys)  # else a beat that is sent after this would give them up
         try:
             replies = await self._run(self._runs(lua.CLAIM, keys, _WORKERS))
         except BaseException:
             # Whoever asks goes on without an answer, and would never give up what the server may have granted.
             self._doubtful.update(keys)
             raise
-        self._doubtful.difference_update(keys)
         return [ours == ord("1") for reply in replies for ours in reply]
 
     async def release(self, keys: Sequence[bytes]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from asyncopt.cache import MemoryCache
 from asyncopt.cli.models import roles
 from asyncopt.cli.twice import asked_twice
-from asyncopt.cli.worker import models_of
+from asyncopt.cli.workers.worker import models_of
 from asyncopt.config import ModelConfig
 from asyncopt.contest import ArmRun
 from asyncopt.engine import Engine, Model
