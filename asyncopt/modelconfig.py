@@ -15,14 +15,13 @@ Count = Annotated[int, Field(le=2**53)]  # what every JSON reader takes
 _OF_EACH = ("base_url", *(f"{dimension}_per_minute" for dimension in DIMENSIONS), "concurrency")
 
 
-class EndpointConfig(BaseModel):
-    """One of ``endpoints``: where it is, whose key it takes, and what it allows."""
+class PlaceConfig(BaseModel):
+    """Where a model is served, whose key it takes there, and what that allows."""
 
     model_config = STRICT
 
     base_url: str | None = None
     api_key_env: str | None = None
-    weight: float = Field(default=1.0, gt=0)
     requests_per_minute: float | None = Field(default=None, gt=0)
     tokens_per_minute: float | None = Field(default=None, gt=0)
     input_tokens_per_minute: float | None = Field(default=None, gt=0)
@@ -37,22 +36,19 @@ class EndpointConfig(BaseModel):
         return value
 
 
-class ModelConfig(BaseModel):
+class EndpointConfig(PlaceConfig):
+    """One of ``endpoints``, with its share of the work."""
+
+    weight: float = Field(default=1.0, gt=0)
+
+
+class ModelConfig(PlaceConfig):
     """``[models.scorer]`` and ``[models.proposer]``: a name, where it is served, what it allows and what it costs.
 
     With ``endpoints`` it is served at several places that act as one; ``identity`` is then what the cache knows it by.
     """
 
-    model_config = STRICT
-
     model: str
-    base_url: str | None = None
-    api_key_env: str | None = None
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-    input_tokens_per_minute: float | None = Field(default=None, gt=0)
-    output_tokens_per_minute: float | None = Field(default=None, gt=0)
-    concurrency: Count | str | None = None
     hedge: float = Field(default=0.0, ge=0, le=0.1)
     scope: str | None = None
     usd_per_million_input_tokens: float | None = Field(default=None, ge=0)
@@ -79,13 +75,6 @@ class ModelConfig(BaseModel):
         if self.prompt_logprobs is not None and self.format != "completions":
             raise ValueError('prompt_logprobs is about raw text; add format = "completions", or leave it out')
         return self
-
-    @field_validator("concurrency")
-    @classmethod
-    def _readable(cls, value: int | str | None) -> int | str | None:
-        if value is not None:
-            Concurrency.of(value)
-        return value
 
     @property
     def each(self) -> tuple[ModelConfig, ...]:

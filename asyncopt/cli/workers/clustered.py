@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from asyncopt import codec
 from asyncopt.cli.display_choice import ShownAs
 from asyncopt.cli.run import cache_path
-from asyncopt.cli.signals import Stop
 from asyncopt.cli.sweep import (
     budget_of,
     planned_sweep,
@@ -24,18 +22,17 @@ from asyncopt.cli.sweep import (
 )
 from asyncopt.cli.workers.actor import ActorMember, Seat
 from asyncopt.cli.workers.crew import Crew
-from asyncopt.cli.workers.crewed import CrewedSitting, ledger_of, meeting_point
+from asyncopt.cli.workers.crewed import CrewedSitting
 from asyncopt.cli.workers.hand import Orders
-from asyncopt.cli.workers.handed import handed
 from asyncopt.cli.workers.how_many import workers_for
 from asyncopt.cli.workers.member import Member
 from asyncopt.cli.workers.sums import Sums
-from asyncopt.cli.workers.worker import models_of, start_servers
+from asyncopt.cli.workers.worker import models_of
 from asyncopt.cluster import ALONE, Cluster, ray_cluster
-from asyncopt.ctl import Controls
 from asyncopt.errors import ConfigError
 from asyncopt.limits.budget import Account
 from asyncopt.local import is_local
+from asyncopt.local.lasting import LastingServer
 from asyncopt.redislink import is_redis
 from asyncopt.sweep import Ended, Sweep, read_sweep
 
@@ -60,29 +57,8 @@ class ClusteredSitting(CrewedSitting):
         super().__init__(*arguments, **options)
         self._cluster = cluster
 
-    async def run(self, stop: Stop) -> None:
-        """Run all studies, and keep and show what they came to."""
-        async with AsyncExitStack() as stack:
-            servers = await start_servers(self.sweep, stack, self.place / "local.log", self._display)
-            orders = Orders(
-                directory=str(self.place.resolve()),
-                shared=self.sweep.planned[0].config.shared or stack.enter_context(meeting_point(self.place)),
-                ledger=stack.enter_context(ledger_of(self.place, self._total)),
-                wait=self._wait,
-                servers={name: handed(server) for name, server in servers.items()},
-            )
-            sums = stack.enter_context(Sums(self.place, self._total))
-            crew = ActorCrew(self._cluster, self.sweep, self.place, self._count, orders, sums, servers, self._display)
-            stop.watch(crew)
-
-            def look() -> Mapping[str, Any]:
-                workers = {"workers": len(crew.pids), "pids": crew.pids}
-                return {**self._figures(), **workers, "endpoints": sums.endpoints()}
-
-            await stack.enter_async_context(Controls(self.place, crew, look, stop.wind_up))
-            async with self._display.showing(sums, self.place):
-                self.ended = await self._within_seconds(crew.run())
-            self._conclude()
+    def _crew(self, orders: Orders, sums: Sums, servers: Mapping[str, LastingServer]) -> Crew:
+        return ActorCrew(self._cluster, self.sweep, self.place, self._count, orders, sums, servers, self._display)
 
 
 def begin_on_ray(
