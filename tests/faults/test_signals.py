@@ -198,7 +198,10 @@ def test_an_interrupt_while_it_starts_is_no_traceback(module: str, tmp_path: Pat
     asyncio.run(main())
 
 
-def test_a_signal_in_the_final_evaluation_leaves_it_to_be_finished(tmp_path: Path) -> None:
+# Where nothing is left once the calls in flight are answered, whether it ends by itself or by the signal is a matter of
+# microseconds: either is right, as long as the result stands or is there without another call.
+@pytest.mark.parametrize(("left", "codes"), [(AT_ONCE, {143}), (0, {143, 0})], ids=["half", "last"])
+def test_a_signal_in_the_final_evaluation_leaves_it_to_be_finished(left: int, codes: set[int], tmp_path: Path) -> None:
     async def test(run: Run) -> None:
         await run.start()
         assert await run.ended() == 0
@@ -206,13 +209,14 @@ def test_a_signal_in_the_final_evaluation_leaves_it_to_be_finished(tmp_path: Pat
         other = Run(run.kids, run.api, run.url, tmp_path / "other")
         other.folder.mkdir()
         run.api.asked.clear()
-        run.api.free = asked - AT_ONCE
+        run.api.free = asked - left - AT_ONCE
         process = await other.start()
-        await run.reaches(asked)
+        await run.reaches(asked - left)
         os.kill(process, signal.SIGTERM)
         await other.winds_up()
         run.api.answer()
-        assert await other.ended() == 143
+        assert await other.ended() in codes
+        assert len(run.api.asked) == asked - left
         result = await other.resumed()
         assert (result["best"], result["initial"]) == (whole["best"], whole["initial"])
         assert len(run.api.asked) == asked
