@@ -4,6 +4,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,36 @@ async def test_after_flush_another_process_sees_it(tmp_path: Path) -> None:
         assert other.execute("SELECT value FROM answers_v1").fetchall() == [(b"v",)]
     other.close()
     await cache.aclose()
+
+
+async def test_the_first_value_put_stays_before_it_is_on_disk_and_after(tmp_path: Path) -> None:
+    cache = SqliteCache(tmp_path / "c.sqlite")
+    cache.put(b"k", b"first")
+    cache.put(b"k", b"second")
+    assert await cache.get_many([b"k"]) == {b"k": b"first"}
+    await cache.aclose()
+    assert await read(tmp_path / "c.sqlite", [b"k"]) == {b"k": b"first"}
+
+
+async def test_what_is_put_at_once_is_one_transaction(tmp_path: Path) -> None:
+    cache = SqliteCache(tmp_path / "c.sqlite")
+    await cache.flush()
+    before = commits(tmp_path / "c.sqlite-wal")
+    for number in range(100):
+        cache.put(b"%d" % number, b"x")
+        time.sleep(1e-4)  # noqa: ASYNC251 - the thread has all the time it wants, and no timer of the loop has any
+    await cache.get_many([b"7"])
+    assert commits(tmp_path / "c.sqlite-wal") == before  # to read is no reason to write
+    await cache.flush()
+    assert commits(tmp_path / "c.sqlite-wal") == before + 2  # the answers, and what brings them to the disk
+    await cache.aclose()
+
+
+def commits(log: Path) -> int:
+    """How many transactions are in a write-ahead log: frames whose header gives the size of the file after them."""
+    content = log.read_bytes()
+    page = int.from_bytes(content[8:12], "big")
+    return sum(any(content[frame + 4 : frame + 8]) for frame in range(32, len(content), 24 + page))
 
 
 async def test_two_caches_share_one_file(tmp_path: Path) -> None:

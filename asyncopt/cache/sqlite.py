@@ -27,10 +27,14 @@ from asyncopt.cache.table import Table, is_damage
 
 _log = logging.getLogger("asyncopt")
 _BATCH = 500
+# Answers that come within so many seconds are one transaction: a commit costs CPU, and makes all other processes read
+# again what they knew of the file. It is also the most that a killed process loses of what it had.
+_WINDOW = 0.02
 _LOCK_SECONDS = 30.0
 
 _Found: TypeAlias = dict[bytes, bytes]
 _Job: TypeAlias = Callable[[], None]
+_Batch: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class SqliteCache:
@@ -40,7 +44,8 @@ class SqliteCache:
         self.path = Path(path)
         self.degraded: str | None = None  # why nothing is stored any more, if so
         self.dropped = 0  # values whose checksum was wrong
-        self._jobs: SimpleQueue[tuple[bytes, bytes] | _Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Batch | _Job | None] = SimpleQueue()
+        self._batch: _Batch = []  # put within this window
         self._pending: _Found = {}  # put, not yet committed
         self._table: Table | None = None
         self._file: tuple[int, int] | None = None  # which one the table is in
@@ -53,9 +58,14 @@ class SqliteCache:
         return await self._ask(lambda: self._select(keys))
 
     def put(self, key: bytes, value: bytes) -> None:
+        if key in self._pending:
+            return  # as in the file, the first answer stays
         self._pending[key] = value
-        self._jobs.put((key, value))
-        self._start()
+        if not self._batch:
+            asyncio.get_running_loop().call_later(_WINDOW, self._hand_over)
+        self._batch.append((key, value))
+        if len(self._batch) >= _BATCH:
+            self._hand_over()
 
     async def flush(self) -> None:
         """Return when every value put so far is on the disk, and would survive a loss of power.
@@ -63,10 +73,12 @@ class SqliteCache:
         Where ``degraded`` says why that cannot be, it returns all the same: what was flushed before is on the disk, and
         what was not is served from memory for as long as this object lives.
         """
+        self._hand_over()
         await self._ask(self._sync)
 
     async def aclose(self) -> None:
         """Flush, and end the thread; whoever is cancelled here does not wait for it, and it ends all the same."""
+        self._hand_over()
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -74,6 +86,13 @@ class SqliteCache:
         self._jobs.put(None)
         await flushed
         thread.join()  # a millisecond: the work is flushed, its last act is closing the file
+
+    def _hand_over(self) -> None:
+        """Let the thread write what was put; nothing where somebody has handed it over before the window's end."""
+        if self._batch:
+            self._jobs.put(self._batch)
+            self._batch = []
+            self._start()
 
     async def _ask(self, query: Callable[[], _Found]) -> _Found:
         answer = self._asked(query)
@@ -112,12 +131,12 @@ class SqliteCache:
         finally:
             self._close()
 
-    def _work_off(self, first: tuple[bytes, bytes] | _Job | None) -> bool:
+    def _work_off(self, first: _Batch | _Job | None) -> bool:
         """Do this job and all that wait behind it, writes in one transaction; False at the end."""
         job = first
-        batch: list[tuple[bytes, bytes]] = []
-        while isinstance(job, tuple):
-            batch.append(job)
+        batch: _Batch = []
+        while isinstance(job, list):
+            batch += job
             if len(batch) >= _BATCH:
                 break
             try:
@@ -127,11 +146,11 @@ class SqliteCache:
         self._store(batch)
         if job is None:
             return False
-        if not isinstance(job, tuple):
+        if not isinstance(job, list):
             job()
         return True
 
-    def _store(self, batch: list[tuple[bytes, bytes]]) -> None:
+    def _store(self, batch: _Batch) -> None:
         if batch and self._table is not None and _identity(self.path) != self._file:
             self._close()  # it was set aside by another process, or removed by somebody
             self._open()
@@ -156,7 +175,7 @@ class SqliteCache:
                 self._read_failed(error)
         if damaged:
             self._drop(damaged)
-        return found | pending
+        return pending | found  # whoever wrote first
 
     def _drop(self, damaged: list[bytes]) -> None:
         self.dropped += len(damaged)
