@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ class Study:
         name, steps = self.optimizer.name, self.optimizer.steps
         self.events_hub.emit(StudyStarted(self.task.name, name, chronicle.steps_done, steps))
         search = Search(
-            task=self.task,
+            task=_without_test(self.task),
             history=chronicle.history,
             seed=self.seed,
             score=self._scoring,
@@ -310,6 +310,11 @@ class Study:
             if model is not None
         }
         return {"task": task, "optimizer": optimizer, "models": models, "seed": self.seed}
+
+
+def _without_test(task: AnyTask) -> AnyTask:
+    """The task as a search sees it: no optimizer can learn from what its result is measured on."""
+    return replace(task, test=()) if isinstance(task, Task) and task.train else task
 
 
 def _require_batches(scorer: Model | None, directory: object) -> None:

@@ -25,6 +25,7 @@ from asyncopt.sweep import Sweep, read_sweep
 from asyncopt.tasks.task import Task
 from asyncopt.testing import AnswerModel, Constant, SimulatedAPI
 from asyncopt.testing.contest import simulate_contest
+from asyncopt.testing.faults import FaultPlan
 from asyncopt.testing.process import known_items
 
 KNOWN = known_items(None)
@@ -311,7 +312,18 @@ def test_an_instruction_asked_twice_at_a_temperature_has_noise(asyncopt: Command
 def test_a_run_that_fails_is_counted(asyncopt: Commands) -> None:
     done = asyncopt(*SHORT, "--simulated", "--set", "budget.calls=60")
     assert done.code == 1
-    assert "opro: 2 of 2 runs failed" in " ".join(done.out.split())
+    assert "opro: 2 of 2 runs have no result" in " ".join(done.out.split())
+
+
+def test_answers_that_failed_are_scoring_calls_too(asyncopt: Commands) -> None:
+    """Also where not one candidate has a score for every example."""
+    done = asyncopt(*SHORT, "--simulated", "--faults", "seed=1,rate=0.6,kinds=refused", "--json")
+    assert_eight_a_candidate(done.lines[0])
+
+
+def assert_eight_a_candidate(found: dict[str, Any]) -> None:
+    took = [arm["took"] for arm in found["arms"]]
+    assert [one["scoring_calls"]["mean"] for one in took] == [8 * one["candidates"]["mean"] for one in took]
 
 
 def test_models_and_users_cannot_write_to_the_terminal() -> None:
@@ -321,6 +333,15 @@ def test_models_and_users_cannot_write_to_the_terminal() -> None:
     lines = contests_lines([OfTask("t\n", 8, contest(arms))])
     assert all(line.isprintable() for line in lines)
     assert max(map(len, lines)) <= 100
+
+
+def test_equal_scores_under_all_seeds_are_no_measure_of_what_seeds_vary() -> None:
+    share = Measured.of(3, 4)
+    runs = [ArmRun(seed, "Say it", share, None, share, {0: 1.0, 1: 0.0}) for seed in range(3)]
+    table = "\n".join(contests_lines([OfTask("t", 8, contest([Arm("a", runs), Arm("b", runs)]))]))
+    assert "75.0 to 75.0" not in table
+    assert "75.0 ± 0.0" in table
+    assert "noise: not known, since every optimizer came to the same" in table
 
 
 # -- over sockets, in a directory --------------------------------------------------------------------------------------
@@ -402,6 +423,14 @@ def test_a_comparison_is_kept_shown_and_reported(asyncopt: Commands, url: str) -
 
 
 @pytest.mark.real
+def test_answers_that_failed_are_scoring_calls_in_a_directory_too(asyncopt: Commands) -> None:
+    faults = FaultPlan(seed=1, rate=0.4, kinds=("refused",))
+    with serving(SimulatedAPI(latency=Constant(0.0), answers=AnswerModel(0, KNOWN), faults=faults)) as url:
+        asyncopt(*on(url, "kept"))
+    assert_eight_a_candidate(asyncopt("show", "kept", "--json").lines[0]["contests"][0])
+
+
+@pytest.mark.real
 def test_an_interrupted_comparison_ends_as_if_nothing_had_happened(
     asyncopt: Commands, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -414,6 +443,6 @@ def test_an_interrupted_comparison_ends_as_if_nothing_had_happened(
         assert not Path("kept/contest.json").exists()
         part = asyncopt("show", "kept")
         assert part.code == 0
-        assert "it has not ended" in part.out
+        assert "have no result, and are in no figure: it has not ended" in " ".join(part.out.split())
         assert asyncopt("resume", "kept").code == 0
     assert found_in("kept") == found_in("whole")

@@ -12,6 +12,7 @@ import pytest
 
 from asyncopt import Sampling
 from asyncopt.errors import BudgetExhausted
+from asyncopt.evaluation import evaluate
 from asyncopt.limits.budget import Account
 from asyncopt.optimizers import (
     APE,
@@ -31,6 +32,7 @@ from asyncopt.optimizers.base import AnyTask, Search, Seen
 from asyncopt.optimizers.overlap import Overlap, Plan, Proposal
 from asyncopt.optimizers.steps import run_steps
 from asyncopt.tasks.linear_regression import LinearRegression
+from asyncopt.tasks.task import Task
 from asyncopt.testing import OptimizerConformance
 from asyncopt.testing.trial import Course, sums, try_out
 from asyncopt.values import Generate
@@ -279,6 +281,17 @@ class IgnoresItsScoringCalls(Honest):
         await Honest(steps=self.steps).run(search)
 
 
+class ScoresOnTheQuiet(Honest):
+    """Tries each answer on its own before it is proposed, and proposes the good ones."""
+
+    async def text(self, search: Search, step: int, index: int, seen: Seen) -> str | None:
+        text = await super().text(search, step, index, seen)
+        assert search.scorer is not None
+        assert isinstance(search.task, Task)
+        tried = await evaluate(search.scorer, search.task, text or "", search.task.train)
+        return text if sum(item.score or 0.0 for item in tried.items) > 3 else None
+
+
 class ScoresTwice(Honest):
     async def text(self, search: Search, step: int, index: int, seen: Seen) -> str | None:
         await search.score("Answer.", step, index, "again")
@@ -391,6 +404,7 @@ BROKEN = [
     (PaysFromAnotherPocket, "lost_proposals_are_survived", "CallFailed"),
     (GoesOnWithoutMoney, "a_budget_of_calls_is_kept_and_a_larger_one_goes_on", "finds what it would have found"),
     (IgnoresItsScoringCalls, "scoring_calls_are_kept", "scoring_calls is kept"),
+    (ScoresOnTheQuiet, "scoring_calls_are_kept", "nothing is scored beside"),
     (ScoresTwice, "candidates_are_usable_and_scored_once", "no example of a candidate is scored twice"),
     (RepeatsUnsaid, "candidates_are_usable_and_scored_once", "say repeats = True"),
     (PunishesBadOnes, "candidates_are_usable_and_scored_once", "shares"),

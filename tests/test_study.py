@@ -17,7 +17,7 @@ from asyncopt.errors import AsyncoptError, BudgetExhausted, ConfigError, Endpoin
 from asyncopt.evaluation import evaluate
 from asyncopt.events import CandidateScored, Event, StudyFinished
 from asyncopt.limits.budget import UNLIMITED
-from asyncopt.optimizers.base import derived_seed
+from asyncopt.optimizers.base import Search, derived_seed
 from asyncopt.result import Result
 from asyncopt.tasks.linear_regression import LinearRegression
 from asyncopt.values import Completion, Fault, FaultKind, Generate, Outcome, Usage
@@ -83,6 +83,23 @@ def test_a_study_finds_something_better_and_measures_it_on_examples_it_never_saw
     shown = [prompt.split("input:")[0] for prompt in proposals]
     assert all(f"q{number}\n" not in prompt for prompt in proposals for number in range(20, 40))
     assert "Start." in shown[0]
+
+
+def test_no_optimizer_sees_what_its_result_is_measured_on() -> None:
+    """Whoever reads all that a search has, finds no test example."""
+    seen: list[Task] = []
+
+    class Peeking(OPRO):
+        async def run(self, search: Search) -> None:
+            assert isinstance(search.task, Task)
+            seen.append(search.task)
+            await super().run(search)
+
+    _, result = run(FakeEndpoint(toy_model, seconds=0.1), optimizer=Peeking(steps=1, samples_per_step=1))
+    assert [(task.train, task.test) for task in seen] == [(TASK.train, ())]
+    assert result.best is not None
+    assert result.best.held_out is not None
+    assert result.best.held_out.n == len(TASK.test)
 
 
 def test_a_step_takes_two_round_trips() -> None:

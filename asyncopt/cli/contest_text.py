@@ -83,7 +83,8 @@ def _points(share: float) -> str:
 
 
 def _interval(spread: Spread | None) -> str:
-    if spread is None or spread.low is None or spread.high is None:
+    # Seeds that all came to the same score say nothing of how far others would lie from it.
+    if spread is None or spread.low is None or spread.high is None or spread.low == spread.high:
         return "-"
     # Student's interval of a few seeds knows nothing of the ends that a share has.
     return f"{max(100 * spread.low, 0.0):.1f} to {min(100 * spread.high, 100.0):.1f}"
@@ -145,6 +146,8 @@ def _noise(noise: Noise) -> Iterator[str]:
     if noise.band is None or noise.sd is None or noise.band_of_means is None:
         seeds = "one seed" if noise.seeds else "no run that ended"
         yield f"noise: not known from {seeds}; give --seeds 0,1,2 or more"
+    elif not noise.sd:
+        yield "noise: not known, since every optimizer came to the same held-out score under all of its seeds"
     else:
         yield (
             f"noise: two runs of one optimizer differ by up to {100 * noise.band:.1f} points in 95 % of cases (sd "

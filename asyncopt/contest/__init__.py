@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import fmean
 
 from asyncopt.contest.noise import noise_of
 from asyncopt.contest.pairs import paired, with_verdicts
-from asyncopt.contest.standings import standings
+from asyncopt.contest.standings import ended, standings
 from asyncopt.contest.values import Arm, ArmFigures, ArmRun, AskedTwice, Contest, Noise, Pair
 from asyncopt.errors import ConfigError
 
@@ -27,7 +28,7 @@ def contest(
     _check(arms)
     by_name = {arm.name: arm for arm in arms}
     rivals = [arm for arm in arms if arm.same_as is None]
-    claims = with_verdicts([paired(first, second) for first, second in combinations(rivals, 2)], level)
+    claims = with_verdicts([paired(first, second) for first, second in combinations(rivals, 2)], level, arms)
     repeats = [with_verdicts([paired(by_name[arm.same_as], arm)], level)[0] for arm in arms if arm.same_as is not None]
     pairs = (*claims, *repeats)
     return Contest(level, standings(arms), pairs, noise_of(arms, twice), tuple(_notes(arms, pairs)))
@@ -49,7 +50,8 @@ def _notes(arms: Sequence[Arm], pairs: Sequence[Pair]) -> list[str]:
         failures = [run.failure for run in arm.runs if run.failure]
         if failures:
             notes.append(
-                f"{arm.name}: {len(failures)} of {len(arm.runs)} runs failed, and are in no figure: {failures[0]}"
+                f"{arm.name}: {len(failures)} of {len(arm.runs)} runs have no result, and are in no figure: "
+                f"{failures[0]}"
             )
     if any(pair.basis == "items" for pair in pairs):
         notes.append(
@@ -60,8 +62,8 @@ def _notes(arms: Sequence[Arm], pairs: Sequence[Pair]) -> list[str]:
         notes.append("From two seeds there is no verdict: they may fall apart by luck alone. Run three or more.")
     if any(pair.basis == "seeds" and pair.seeds > 1 for pair in pairs):
         notes.append(
-            "Of some runs the grades of single held-out items are not known: such pairs are compared by their shares, "
-            "without what the same items would show."
+            "Of some pairs of runs few held-out items are the same, or their grades are not known: such pairs are "
+            "compared by their shares, without what the same items would show."
         )
     if any(pair.left_out and not pair.aa for pair in pairs):
         notes.append("Runs whose seed has no run of the other optimizer are left out of their pair.")
@@ -70,9 +72,9 @@ def _notes(arms: Sequence[Arm], pairs: Sequence[Pair]) -> list[str]:
 
 def _budget_notes(arms: Sequence[Arm]) -> list[str]:
     """Says so where the arms scored unequal numbers of answers: then the comparison is of budgets as well."""
-    most = {arm.name: max((run.scoring_calls for run in arm.runs if not run.failure), default=0) for arm in arms}
-    spent = {name: calls for name, calls in most.items() if calls}
+    runs = {arm.name: [run.scoring_calls for run in ended(arm)] for arm in arms}
+    spent = {name: fmean(calls) for name, calls in runs.items() if any(calls)}
     if len(spent) < 2 or max(spent.values()) <= UNEQUAL * min(spent.values()):
         return []
-    stated = ", ".join(f"{name} {calls}" for name, calls in spent.items())
-    return [f"The optimizers did not score equally many answers on training examples: {stated}."]
+    stated = ", ".join(f"{name} {calls:.0f}" for name, calls in spent.items())
+    return [f"The optimizers did not score equally many answers on training examples: {stated} in the mean."]

@@ -86,14 +86,14 @@ class Pair:
     """The arm ``second`` against the arm ``first``: ``difference`` is its mean held-out score less the first's.
 
     ``low`` and ``high`` are the ends of its 95 % interval, and ``p`` is the two-sided p-value. ``p_holm`` is p adjusted
-    by Holm over all pairs of different optimizers, and the ``verdict`` on ``second`` is by that. They are None where
+    by Holm over all pairs of different optimizers, and the ``verdict`` on ``second`` is by that. Of few seeds and many
+    pairs it may be larger: p is then also by what the seeds of the other arms vary. They are None where
     there is one run of each and no item in common, and the difference too where there are no two runs at all.
 
     ``basis`` is what the verdict rests on: the grades of ``seeds`` pairs of runs on ``items`` different items ("seeds
-    and items"), the shares alone where single grades are not known ("seeds"), or the items of one pair of runs
-    ("items"): then p is about these very instructions. From fewer than three seeds there is no verdict on optimizers.
-    ``left_out`` counts runs
-    without a partner. ``aa`` marks an arm against its own repetition.
+    and items"), the shares alone where single grades are not known or of other items ("seeds"), or the items of one
+    pair of runs ("items"): then p is about these very instructions. From fewer than three seeds there is no verdict on
+    optimizers. ``left_out`` counts runs without a partner. ``aa`` marks an arm against its own repetition.
     """
 
     first: str

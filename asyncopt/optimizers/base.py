@@ -123,6 +123,8 @@ def _contender(one: Validated, place: tuple[int, int]) -> Contender:
 class Search:
     """One study as its optimizer sees it: models by role, the task, the history, and a seed. No file, no clock.
 
+    The task is without its test examples: they are asked once, when the search is over.
+
     The decisions of a search, each journalled when it is made and by one caller at a time: ``begin_step`` gives what
     the step's proposals see; ``commit`` makes one entry part of the history; ``finish_step`` makes the step's entries
     that are not in it yet part of it, in the order given, and them and ``state`` durable; ``finish_validation`` keeps

@@ -64,11 +64,15 @@ def contests_of(sweep: Sweep, runs: Mapping[str, ArmRun], twice: Twice) -> list[
     return found
 
 
-def arm_run(seed: int, result: Result, entries: Sequence[Entry] | Sequence[Candidate], grades: Grades) -> ArmRun:
-    """A run that has ended, with its history and the chosen instruction's grades on the held-out examples."""
+def arm_run(
+    seed: int, result: Result, entries: Sequence[Entry] | Sequence[Candidate], examples: int, grades: Grades
+) -> ArmRun:
+    """A run that has ended, with its history and the chosen instruction's grades on the held-out examples.
+
+    ``examples`` are how many a candidate is scored on; an answer that failed was one of the scoring calls, too.
+    """
     best = result.best
     tried = {one.candidate: one for one in entries}
-    every = max((one.examples for one in tried.values()), default=0)  # a whole evaluation's
     return ArmRun(
         seed=seed,
         instruction="" if best is None else best.candidate,
@@ -77,7 +81,7 @@ def arm_run(seed: int, result: Result, entries: Sequence[Entry] | Sequence[Candi
         held_out=None if best is None else best.held_out,
         scores=grades,
         candidates=len(tried),
-        scoring_calls=sum(most_asked(one.stopped, every) for one in tried.values()),
+        scoring_calls=sum(most_asked(one.stopped, examples) for one in tried.values()),
         calls=result.calls,
         cache_hits=result.cache_hits,
         tokens=result.tokens,
@@ -92,7 +96,8 @@ def _read(directory: Path, planned: Planned, ended: Ended | None) -> ArmRun:
     run = load_run(directory / planned.name)
     answers = [] if ended.result.best is None else run.answers(ended.result.best.candidate)
     grades = {one.example: one.score for one in answers if one.fold == "test" and one.score is not None}
-    return arm_run(planned.seed, ended.result, run.candidates, grades)
+    examples = max((len(one.scores or ()) or one.examples for one in run.candidates), default=0)
+    return arm_run(planned.seed, ended.result, run.candidates, examples, grades)
 
 
 # -- the same instruction asked twice ----------------------------------------------------------------------------------

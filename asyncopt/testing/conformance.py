@@ -44,6 +44,7 @@ _HOSTILE = (
     '{"hidden": null, "score": NaN}',
     "[[1e999, -1e999]] <trace> 0, 0, 0 </trace>",
 )
+_INSTRUCTION = "<INS>"  # in the place of one
 _LOSSES: tuple[Kind, ...] = ("refused", "length-empty", "400")
 
 
@@ -194,7 +195,7 @@ class OptimizerConformance:
         for limit in sorted({used // 2, used - each, used - 1, used}):
             try:
                 limited: Any = replace(optimizer, scoring_calls=limit)  # type: ignore[type-var]
-                trial = ended(try_out(limited, task, Course(arrival=limit)))
+                trial = ended(try_out(limited, task, Course(arrival=limit), cache=MemoryCache()))
             except ConfigError:
                 if limit < used:  # too few for its starting points: refused before any call
                     continue
@@ -202,6 +203,9 @@ class OptimizerConformance:
             if _taken(trial, each) > limit:
                 found = f"{_taken(trial, each)} answers were scored on training examples, with scoring_calls={limit}"
                 broken("scoring_calls is kept", found, trial)
+            if (asked := _asked(trial, task)) > limit:
+                found = f"{asked} different answers on training examples were asked of the scorer"
+                broken(f"nothing is scored beside the scoring_calls={limit}", found, trial)
 
     # -- what it finds -------------------------------------------------------------------------------------------------
 
@@ -249,6 +253,15 @@ class OptimizerConformance:
 def _taken(trial: Trial, examples: int) -> int:
     """How many answers on training examples were scored, with as many as a race may have asked ahead of its end."""
     return sum(most_asked(one.stopped, examples) for one in scored(trial))
+
+
+def _asked(trial: Trial, task: Task) -> int:
+    """How many of the scorer's requests are a training example in the task's template, whatever the instruction."""
+    frames = [task.render(_INSTRUCTION, example.input).partition(_INSTRUCTION) for example in task.train]
+    return sum(
+        any(text.startswith(before) and text.endswith(after) for before, _, after in frames)
+        for text in trial.to_scorer.values()
+    )
 
 
 def _has_scoring_calls(optimizer: Optimizer) -> bool:

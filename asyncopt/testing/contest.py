@@ -70,7 +70,7 @@ class _Comparison:
         result = await study.run()
         worth = {entry.candidate: self._servers.true_accuracy(task, entry.candidate) for entry in study.history.entries}
         chosen = 0.0 if result.best is None else worth[result.best.candidate]
-        run = arm_run(one.seed, result, study.history.entries, study.held_out)
+        run = arm_run(one.seed, result, study.history.entries, len(task.train), study.held_out)
         self._runs[one.name] = replace(run, true_accuracy=chosen, best_true_accuracy=max(worth.values()))
         return Ended(one, result)
 

@@ -74,8 +74,8 @@ class Trial:
     """How a study went: its result or its error (neither where it was cancelled or is ``stuck``), and what was seen.
 
     ``asked`` are the keys of all requests in their order, ``answered`` of those that got an answer; ``sampled`` are
-    the proposer's at a temperature above 0. ``by_steps`` counts the requests until the end of every step. ``left``
-    names the tasks that lived on when everything was closed.
+    the proposer's at a temperature above 0, and ``to_scorer`` what the scorer was asked. ``by_steps`` counts the
+    requests until the end of every step. ``left`` names the tasks that lived on when everything was closed.
     """
 
     course: Course
@@ -84,6 +84,7 @@ class Trial:
     asked: list[bytes] = field(default_factory=list)
     answered: list[bytes] = field(default_factory=list)
     sampled: set[bytes] = field(default_factory=set)
+    to_scorer: dict[bytes, str] = field(default_factory=dict)
     result: Result | None = None
     error: BaseException | None = None
     stuck: str | None = None
@@ -196,6 +197,8 @@ class _Recorded(SimulatedEndpoint):
     async def send(self, model: str, request: Request) -> Answer:
         trial, key = self._trial, self._keys.of(request)
         trial.asked.append(key)
+        if not self._proposer:
+            trial.to_scorer[key] = request.prompt[-1].content
         if len(trial.asked) >= MOST_REQUESTS:
             trial.too_many.set()
         if isinstance(request, Generate) and request.sampling.temperature:
