@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from hashlib import sha256
@@ -266,7 +267,22 @@ def test_the_engine_of_a_sweep_is_drawn_once(tmp_path: Path) -> None:
         (sweep / f"toy-s{seed}" / "activity.jsonl").rename(sweep / "activity.jsonl")
     (sweep / "sweep.json").write_text("{}")
     write_report([sweep], None, None, tmp_path / "out")
-    assert (tmp_path / "out" / "engine.svg").read_text().count("in flight<") == 1
+    assert (tmp_path / "out" / "engine.svg").read_text().count(">sweep<") == 1
+
+
+def test_many_runs_have_room_for_their_names(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    pytest.importorskip("matplotlib")
+    recorded(tmp_path / "run-0")
+    for number in range(1, 16):
+        shutil.copytree(tmp_path / "run-0", tmp_path / f"run-{number}")
+    write_report([tmp_path / f"run-{number}" for number in range(16)], None, None, tmp_path / "out")
+    assert [str(one.message) for one in recwarn] == []
+    for name, least in (("scores", 250), ("held-out", 380), ("engine", 250)):
+        drawn = (tmp_path / "out" / f"{name}.svg").read_text()
+        height = re.search(r'height="([\d.]+)pt"', drawn)
+        assert height is not None
+        assert float(height[1]) > least
+        assert [drawn.count(f">run-{number}<") for number in range(16)] == [1] * 16
 
 
 def test_names_are_no_formulae(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from asyncopt.errors import ConfigError
 from asyncopt.pages.comparing import names_of
@@ -13,11 +13,16 @@ from asyncopt.records import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMATS = ("svg", "pdf", "png")
 # Okabe and Ito's, which people of every colour vision can tell apart.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#8a939c", "#000000")
+_STROKES = ("-", ":", "-.")  # of the first runs, of those whose colours come a second time, and so on
 _SIZE = (5.5, 3.4)  # inches: a column and a half
+_ROW = 0.28  # inches of a run in a figure with a line for each
+_LEGEND_ROW = 0.17  # inches
+_SHORT = 20  # characters of a label, of which three stand beside each other
 _STYLE = {
     "text.parse_math": False,  # names of runs and tasks may hold a $
     "svg.fonttype": "none",
@@ -80,7 +85,7 @@ def _scores(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
         colour = _COLOURS[place % len(_COLOURS)]
         rows = [row for row in one["steps"] if row["best"] is not None]
         steps, best = [row["step"] + 1 for row in rows], [factor * row["best"] for row in rows]
-        axes.step(steps, best, where="post", color=colour, label=_label(one))
+        axes.step(steps, best, where="post", color=colour, linestyle=_stroke(place), label=_label(one))
         if len(documents) == 1:
             tried = [row for row in one["candidates"] if row["score"] is not None]
             places, scores = [row["step"] + 1 for row in tried], [factor * row["score"] for row in tried]
@@ -91,7 +96,7 @@ def _scores(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
         axes.set_yscale("symlog")
     axes.set(xlabel="step", ylabel="training score (%)" if share else "loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize="small")
+    _legend(axes, _SIZE[1])
 
 
 def _held_out(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
@@ -112,7 +117,7 @@ def _held_out(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
     axes.set_yticks(range(len(documents)), [_label(one) for one in documents])
     axes.set_ylim(len(documents) - 0.5, -0.5)
     axes.set(xlabel="held-out score (%, 95 % interval)")
-    axes.legend(fontsize="small")
+    _legend(axes, max(_SIZE[1], 1.0 + _ROW * len(documents)))
 
 
 def _engine(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
@@ -128,11 +133,25 @@ def _engine(axes: Axes, documents: Sequence[Mapping[str, Any]]) -> None:
         flight, limit = (
             [nothing if value is None else value for value in activity[name]] for name in ("in_flight", "limit")
         )
-        axes.plot(activity["t"], flight, color=colour, linewidth=1, label=f"{name}, in flight")
-        axes.plot(activity["t"], limit, "--", color=colour, linewidth=0.8, label=f"{name}, limit")
-    axes.set(xlabel="seconds", ylabel="calls")
+        axes.plot(activity["t"], flight, color=colour, linestyle=_stroke(place), linewidth=1, label=name)
+        limited = "limit of each" if place == len(engines) - 1 else None
+        axes.plot(activity["t"], limit, "--", color=colour, linewidth=0.8, label=limited)
+    axes.set(xlabel="seconds", ylabel="calls in flight")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize="small")
+    _legend(axes, _SIZE[1])
+
+
+def _stroke(place: int) -> str:
+    return _STROKES[place // len(_COLOURS) % len(_STROKES)]
+
+
+def _legend(axes: Axes, high: float) -> None:
+    """Names what is drawn, below it: the figure is ``high`` inches and as many more as the names take."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 3 if max(map(len, labels), default=0) <= _SHORT else 2
+    figure = cast("Figure", axes.figure)
+    figure.set_figheight(high + _LEGEND_ROW * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def _label(one: Mapping[str, Any]) -> str:

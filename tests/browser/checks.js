@@ -41,6 +41,11 @@ globalThis.checks = (() => {
     return found;
   }
 
+  // Elements by numbers of their own: how many there are before one changes while a page follows a run.
+  const numbers = new WeakMap();
+  let counted = 0;
+  const numberOf = (element) => numbers.get(element) ?? (numbers.set(element, ++counted), counted);
+
   const within = (a, b) => a.element.contains(b.element) || b.element.contains(a.element);
 
   return {
@@ -87,21 +92,20 @@ globalThis.checks = (() => {
       return [x, y];
     },
 
-    /** The control that has the focus: its place among all, and whether that can be seen. */
+    /** The control that has the focus: its number, and whether that can be seen. */
     focus() {
       const one = document.activeElement;
       if (!one || one === document.body) return null;
       const style = getComputedStyle(one);
       const box = one.getBoundingClientRect();
       const inside = box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth;
-      return { place: [...document.querySelectorAll("*")].indexOf(one), seen: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1 && inside, what: one.outerHTML.slice(0, 120) };
+      return { place: numberOf(one), seen: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1 && inside, what: one.outerHTML.slice(0, 120) };
     },
 
-    /** The controls that Tab must reach, as places among all elements. */
+    /** The controls that Tab must reach, with their numbers. */
     reachable() {
-      const all = [...document.querySelectorAll("*")];
       const controls = "a[href], button, input, select, summary, [tabindex='0']";
-      return [...document.querySelectorAll(controls)].filter((one) => one.tabIndex >= 0 && !one.disabled && one.checkVisibility({ visibilityProperty: true })).map((one) => [all.indexOf(one), one.outerHTML.slice(0, 120)]);
+      return [...document.querySelectorAll(controls)].filter((one) => one.tabIndex >= 0 && !one.disabled && one.checkVisibility({ visibilityProperty: true })).map((one) => [numberOf(one), one.outerHTML.slice(0, 120)]);
     },
   };
 })();

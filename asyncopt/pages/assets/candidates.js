@@ -57,7 +57,7 @@ function sortable(name, order, state, draw) {
 }
 
 function drawCandidates(state, parts) {
-  const focused = document.activeElement?.closest?.("button.row")?.dataset.name;
+  const focused = focusIn(parts.body);
   const found = state.list.map((one) => ({ ...one, name: nameOf(one) })).filter((one) => one.text.toLowerCase().includes(state.sought));
   found.sort(ORDERS[state.order]);
   const shown = state.all ? found : found.slice(0, ROWS);
@@ -66,7 +66,20 @@ function drawCandidates(state, parts) {
   parts.more.textContent = `Show all ${count(found.length)}`;
   parts.note.textContent = state.sought ? `${count(found.length)} found` : state.leftOut ? `${count(state.leftOut)} more are left out of this page` : "";
   for (const head of Object.values(parts.heads)) head.setAttribute("aria-sort", head.order === state.order ? "ascending" : "none");
-  if (focused !== undefined) parts.body.querySelector(`button.row[data-name="${focused}"]`)?.focus();
+  focused?.buttons()[focused.at]?.focus();
+}
+
+/** The button with the focus: its place among those of its candidate, which are others when the table is drawn again. */
+function focusIn(body) {
+  const row = body.contains(document.activeElement) && document.activeElement.closest("tr");
+  if (!row) return null;
+  const { name } = (row.querySelector("button.row") ?? row.previousSibling.querySelector("button.row")).dataset;
+  const buttons = () => {
+    const own = body.querySelector(`button.row[data-name="${name}"]`)?.closest("tr");
+    const detail = own?.classList.contains("open") ? own.nextSibling.querySelectorAll("button") : [];
+    return own ? [own.querySelector("button.row"), ...detail] : [];
+  };
+  return { buttons, at: buttons().indexOf(document.activeElement) };
 }
 
 function candidateRows(one, first, state, draw) {

@@ -62,13 +62,13 @@ function table(caption, head, rows) {
   );
 }
 
-/** The same figures as a chart, for those who cannot see it. */
+/** The same figures as a chart, for those who cannot see it; `draw` is called when there are new ones. */
 function asTable(caption, head, rows) {
-  const box = h("details", { class: "figures" }, h("summary", {}, "As a table"));
-  box.addEventListener("toggle", () => {
-    if (box.open && !box.querySelector("table")) box.append(h("div", { class: "scroll", tabindex: "0" }, table(caption, head, rows())));
-  });
-  return box;
+  const body = h("div", { class: "scroll", tabindex: "0" });
+  const box = h("details", { class: "figures" }, h("summary", {}, "As a table"), body);
+  const draw = () => box.open && body.replaceChildren(table(caption, head, rows()));
+  box.addEventListener("toggle", draw);
+  return { box, draw };
 }
 
 /** Moves the focus among the elements that `selector` finds in `box`: arrows, Home and End. One of them is in the tab order. */

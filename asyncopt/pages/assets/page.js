@@ -91,29 +91,28 @@ async function start() {
     data?.against && published(data.against),
   ];
   const { parts, chooser } = build(source, status, extra);
+  let shown = ""; // the run that is followed
   choose = (id) => {
     leave();
-    chooser.value = id;
+    chooser.value = shown = id;
     leave = source.follow(id, (doc) => update(parts, doc));
   };
   chooser.addEventListener("change", () => choose(chooser.value));
-  const list = async () => {
+  const notice = h("p", { class: "warning", hidden: true });
+  document.querySelector("main").prepend(notice);
+  const say = (text) => ((notice.textContent = text), (notice.hidden = !text));
+  const look = async () => {
     const runs = await source.runs();
-    const chosen = chooser.value;
     chooser.replaceChildren(...runs.map((run) => h("option", { value: run.id }, `${run.name} (${run.state})`)));
     chooser.hidden = runs.length < 2;
-    if (chosen) chooser.value = chosen;
-    return runs;
-  };
-  try {
-    const runs = await list();
+    chooser.value = shown;
     const first = runs.find((run) => run.state === "running") ?? runs[0];
-    if (first) choose(first.id);
-    else document.querySelector("main").prepend(h("p", { class: "warning" }, "There are no runs here yet."));
-    if (source.live) setInterval(() => document.activeElement !== chooser && list().catch(() => {}), RUNS_EVERY);
-  } catch (error) {
-    document.querySelector("main").prepend(h("p", { class: "warning" }, `The list of runs did not come: ${error.message}`));
-  }
+    if (first && !shown) choose(first.id); // perhaps long after the page was opened
+    say(first || shown ? "" : "There are no runs here yet.");
+  };
+  const looking = () => look().catch((error) => shown || say(`The list of runs did not come: ${error.message}`));
+  await looking();
+  if (source.live) setInterval(() => document.activeElement !== chooser && looking(), RUNS_EVERY);
 }
 
 start();

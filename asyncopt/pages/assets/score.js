@@ -17,9 +17,12 @@ function scoreChart() {
   const figures = asTable("Scores by step", ["step", "best so far", "mean", "calls", "cost"], () =>
     state.doc.steps.map((row) => [stepName(row.step), bestScore(row, state.doc.head.scored), score(row.mean, state.doc.head.scored), count(row.calls), money(row.usd)]),
   );
-  const draw = once((part) => drawScores(state, picture, part, { lines, sources, choice, redraw: () => draw({ ...part, axis: state.axis }) }));
+  const draw = once((part) => {
+    drawScores(state, picture, part, { lines, sources, choice, redraw: () => draw({ ...part, axis: state.axis }) });
+    figures.draw();
+  });
   return {
-    box: h("div", {}, h("div", { class: "bar-line" }, choice), picture.box, lines.box, sources, figures),
+    box: h("div", {}, h("div", { class: "bar-line" }, choice), picture.box, lines.box, sources, figures.box),
     update(doc) {
       state.doc = doc;
       const dots = doc.candidates.map((one) => [one.step, one.score, one.source]);

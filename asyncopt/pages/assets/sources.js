@@ -18,7 +18,7 @@ function carried(data) {
 async function asked(path, options) {
   const answer = await fetch(path, { credentials: "same-origin", ...options });
   const value = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(value.error ?? `the server said ${answer.status}`);
+  if (!answer.ok) throw Object.assign(new Error(value.error ?? `the server said ${answer.status}`), { status: answer.status });
   return value;
 }
 
@@ -42,9 +42,17 @@ function served(show) {
         stream.addEventListener("error", () => {
           show.connection("lost");
           // A browser tries again by itself, unless the answer was an error.
-          if (stream.readyState === EventSource.CLOSED && !closed) waiting = setTimeout(open, 3000);
+          if (stream.readyState !== EventSource.CLOSED || closed) return;
+          waiting = setTimeout(open, 3000);
+          why().then((state) => closed || stream.readyState !== EventSource.CLOSED || show.connection(state));
         });
       };
+      // An event stream does not say why it was refused.
+      const why = () =>
+        asked("api/runs").then(
+          (runs) => (runs.some((run) => run.id === id) ? "lost" : "gone"),
+          (error) => (error.status === 401 ? "refused" : "lost"),
+        );
       show.connection("connecting");
       show.status(null);
       open();
@@ -59,7 +67,13 @@ function served(show) {
   };
 }
 
-const CONNECTION = { live: "connected", lost: "connection lost, trying again", connecting: "connecting" };
+const CONNECTION = {
+  live: "connected",
+  connecting: "connecting",
+  lost: "connection lost, trying again",
+  refused: "not let in: open the address that asyncopt view printed last",
+  gone: "the run's folder has gone",
+};
 
 function connection() {
   const box = h("span", { class: "connection", role: "status" });

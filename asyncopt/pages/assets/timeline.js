@@ -36,7 +36,7 @@ function timeline() {
     const { t, in_flight, limit, queued, calls, throttled, limiting, names } = state.activity;
     return t.map((second, at) => [second, in_flight[at], limit[at], queued[at], calls[at], throttled[at], names[limiting[at]] ?? NONE].map((cell) => cell ?? NONE));
   });
-  const pictures = h("div", {}, shared, flight.box, why, rates.box, busy.box, figures);
+  const pictures = h("div", {}, shared, flight.box, why, rates.box, busy.box, figures.box);
   return {
     box: h("div", {}, empty, pictures),
     update: once((activity) => {
@@ -48,7 +48,7 @@ function timeline() {
       shared.textContent = ofSweep(activity);
       shared.hidden = activity.shared === null;
       why.replaceChildren(...shares(activity).map(([name, share]) => h("span", { title: limitingOf(name)[1] }, swatch(limitingOf(name)[0], "band"), limitingOf(name)[1], " ", h("b", {}, percent(share, 0)))));
-      for (const one of [flight, rates, busy]) one.draw();
+      for (const one of [flight, rates, busy, figures]) one.draw();
     }),
   };
 }
@@ -136,27 +136,49 @@ function drawBands(plot, state) {
 }
 
 function latency() {
-  const box = h("div", {});
+  const state = { latency: null, bars: [], wide: 0 };
+  const empty = h("p", { class: "note" }, "No latencies were recorded.");
+  const [picture, words, shared] = [h("div", {}), h("p", { class: "note" }), h("p", { class: "note" })];
+  const figures = asTable("Latency of calls", ["latency", "calls"], () => state.bars.map((bar) => [bar.label, count(bar.value)]));
+  const full = h("div", { hidden: true }, picture, words, shared, figures.box);
+  const draw = () => {
+    state.wide = picture.clientWidth;
+    if (state.bars.length) picture.replaceChildren(histogram(`Latency of ${count(state.total)} calls`, state.bars, state.marks, state.wide || 600));
+  };
+  // Its letters are as wide as the chart was drawn for.
+  new ResizeObserver(() => picture.clientWidth && picture.clientWidth !== state.wide && draw()).observe(picture);
   return {
-    box,
+    box: h("div", {}, empty, full),
     update: once((latency) => {
       const total = latency.counts.reduce((sum, one) => sum + one, 0);
-      if (!total) return box.replaceChildren(h("p", { class: "note" }, "No latencies were recorded."));
-      const first = latency.counts.findIndex((one) => one);
-      const last = latency.counts.findLastIndex((one) => one);
-      const bars = latency.counts.slice(first, last + 1).map((value, place) => {
-        const [low, high] = [latency.edges[first + place - 1] ?? 0, latency.edges[first + place]];
-        return { value, edge: duration(low), label: high === undefined ? `over ${duration(low)}` : `${duration(low)} to ${duration(high)}` };
-      });
-      const place = (value) => {
-        const bucket = latency.edges.findIndex((edge) => value <= edge);
-        if (bucket < 0) return bars.length - 0.5;
-        const [low, high] = [latency.edges[bucket - 1] ?? 0, latency.edges[bucket]];
-        return bucket - first + (value - low) / (high - low);
-      };
-      const marks = ["p50", "p90", "p99"].map((name, row) => ({ label: `${name} ${duration(latency[name])}`, place: place(latency[name]), row }));
-      const figures = asTable("Latency of calls", ["latency", "calls"], () => bars.map((bar) => [bar.label, count(bar.value)]));
-      return box.replaceChildren(histogram(`Latency of ${count(total)} calls`, bars, marks, box.clientWidth || 600), h("p", { class: "note" }, marks.map((mark) => mark.label).join(" · "), ` · ${count(total)} calls`), ...(latency.shared === null ? [] : [h("p", { class: "note" }, ofSweep(latency))]), figures);
+      empty.hidden = total > 0;
+      full.hidden = !total;
+      if (!total) return;
+      const bars = latencyBars(latency);
+      const marks = ["p50", "p90", "p99"].map((name, row) => ({ label: `${name} ${duration(latency[name])}`, place: latencyPlace(latency, bars, latency[name]), row }));
+      Object.assign(state, { total, bars, marks });
+      words.textContent = [...marks.map((mark) => mark.label), `${count(total)} calls`].join(" · ");
+      shared.textContent = ofSweep(latency);
+      shared.hidden = latency.shared === null;
+      draw();
+      figures.draw();
     }),
   };
+}
+
+/** The buckets from the first to the last that has any calls. */
+function latencyBars({ counts, edges }) {
+  const first = counts.findIndex((one) => one);
+  return counts.slice(first, counts.findLastIndex((one) => one) + 1).map((value, place) => {
+    const [low, high] = [edges[first + place - 1] ?? 0, edges[first + place]];
+    return { value, edge: duration(low), label: high === undefined ? `over ${duration(low)}` : `${duration(low)} to ${duration(high)}` };
+  });
+}
+
+/** Where a latency stands among the bars, from 0 on. */
+function latencyPlace({ counts, edges }, bars, value) {
+  const bucket = edges.findIndex((edge) => value <= edge);
+  if (bucket < 0) return bars.length - 0.5;
+  const [low, high] = [edges[bucket - 1] ?? 0, edges[bucket]];
+  return bucket - counts.findIndex((one) => one) + (value - low) / (high - low);
 }
