@@ -25,8 +25,13 @@ _SECONDS, _SECONDS_SPREAD = 1.5, 0.8  # median latency of a hosted model, and th
 _SPREAD = (0.25, 0.9)  # log-sd of one model's latencies, where none was seen
 _OUTLYING = 4.0  # log-sds above the median from which a latency belongs to the tail
 _TAILED = 0.5  # of models have a tail: some calls that are much slower than the others
-_TAIL_SHARE = (1.0, 60.0)  # Beta: their share of the calls where there are any
-_TAIL_FACTOR = (3.0, 15.0)
+_TAIL_SHARES = (
+    (0.9, 60.0),
+    (0.1, 3.0),
+)  # how likely, and b of Beta(1, b): their share of the calls where there are any
+_TAIL_FACTOR = (3.0, 30.0)
+_AS_SEEN = 0.25  # of the worlds have the pilot's own latencies, which need not be log-normal
+_ENOUGH_SEEN = 16
 _LATENCIES = 2048
 _REPEATED = (0.3, 15.0)  # Beta: share of proposals that an earlier step has tried
 _REPEATED_BY_TWINS = (0.35, 6.0)  # where the pilot's proposals had twins
@@ -36,7 +41,9 @@ _ANSWERS_SPREAD = 0.15  # log-sd of the length of answers under other instructio
 _PROMPTS_SPREAD = 0.03  # log-sd of the length of prompts, beside that of their instructions
 _GROWTH = (0.2, 0.2)  # exponent of the length of instructions over the steps: mean, sd
 _REFUSED = 0.015  # of calls at most, where the pilot met no refusal; half of those in a pilot are met at its start
-_PAUSES_SPREAD = 0.4  # log-sd of the pause that a failure costs
+_FAILING = 0.8  # of servers fail some attempts
+_LOST_SHARES = ((1.0, 10.0),)  # their share on those that do, as above
+_PAUSES_SPREAD = 0.8  # log-sd of the pause that a failure costs
 _KINDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 512, 1 << 30)
 
 
@@ -114,7 +121,7 @@ def believe(pilot: Pilot, draws: Random, *, scored_at_most: int, proposed_at_mos
         bool(draws.random() < 0.5),
         float(draws.uniform(0.0, 1.0)),
         _refused(draws, pilot),
-        float(draws.beta(pilot.retried, max(pilot.attempts - pilot.retried, 1))) if pilot.retried else 0.0,
+        _lost(draws, pilot),
         _pause(draws, pilot),
         {
             sort: Length(_ratio(draws, one.only(sort)), length_of(draws, one.only(sort).received, 0))
@@ -129,6 +136,13 @@ def _refused(draws: Random, pilot: Pilot) -> float:
     """The share of calls that is refused; where the pilot met no refusal, there may be none."""
     most = max(_REFUSED, pilot.throttled / max(pilot.attempts, 1) / 2)
     return max(float(draws.uniform(0.0 if pilot.throttled else -most / 2, most)), 0.0)
+
+
+def _lost(draws: Random, pilot: Pilot) -> float:
+    """The share of attempts that fails; of one in twenty, a pilot of forty sees none in one case of eight."""
+    if not pilot.attempts:
+        return 0.0
+    return _share(draws, pilot.retried, max(pilot.attempts - pilot.retried, 0), _FAILING, _LOST_SHARES)
 
 
 def _pause(draws: Random, pilot: Pilot) -> float:
@@ -158,7 +172,11 @@ def _latencies(draws: Random, own: Sequence[float], others: Sequence[float]) -> 
     if slow:
         factor = float(np.mean(np.log(slow))) - centre
         factor = math.exp(factor + 0.4 * draws.normal() / math.sqrt(len(slow)))
-    seconds = np.exp(centre + spread * draws.standard_normal(_LATENCIES))
+    if len(own) >= _ENOUGH_SEEN and draws.random() < _AS_SEEN:
+        seconds = draws.choice(draws.choice(own, len(own)), _LATENCIES)
+        share = 0.0 if slow else share
+    else:
+        seconds = np.exp(centre + spread * draws.standard_normal(_LATENCIES))
     seconds[draws.random(_LATENCIES) < share] *= factor
     found: list[float] = seconds.tolist()
     return found
@@ -166,10 +184,25 @@ def _latencies(draws: Random, own: Sequence[float], others: Sequence[float]) -> 
 
 def _tail_share(draws: Random, slow: int, usual: int) -> float:
     """The share of slow calls, 0.0 where there is no tail: the fewer were seen, the likelier."""
-    before, others = _TAIL_SHARE
-    unseen = others / (others + usual)  # the chance of seeing none with a tail
-    tailed = 1.0 if slow else _TAILED * unseen / (_TAILED * unseen + 1 - _TAILED)
-    return float(draws.beta(before + slow, others + usual)) if draws.random() < tailed else 0.0
+    return _share(draws, slow, usual, _TAILED, _TAIL_SHARES)
+
+
+def _share(draws: Random, seen: int, others: int, existing: float, before: Sequence[tuple[float, float]]) -> float:
+    """The share of a sort of calls of which so many were seen beside others.
+
+    It is 0.0 where there are none of the sort, as on all but ``existing`` of the servers: the fewer calls were seen,
+    the likelier is that there are some. ``before`` are distributions of the share where there are: Beta(1, b).
+    """
+    # The chance of what was seen, in one order: b B(1 + seen, b + others).
+    weights = [
+        existing
+        * weight
+        * math.exp(math.log(b) + math.lgamma(1 + seen) + math.lgamma(b + others) - math.lgamma(1 + b + seen + others))
+        for weight, b in before
+    ]
+    weights.append(0.0 if seen else 1 - existing)
+    chosen = int(draws.choice(len(weights), p=[weight / sum(weights) for weight in weights]))
+    return float(draws.beta(1 + seen, before[chosen][1] + others)) if chosen < len(before) else 0.0
 
 
 def _parted(seconds: Sequence[float]) -> tuple[list[float], list[float]]:
