@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import secrets
+import shlex
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -293,8 +294,10 @@ def _pid(directory: Path) -> object:
 def _not_running(directory: Path) -> str:
     if not any((directory / name).exists() for name in (MANIFEST, SWEEP)):
         return f"{directory} is not running: no run has begun there; name the directory of a run or a sweep"
+    named = shlex.quote(str(directory))
     if any((directory / name).exists() for name in (RESULT, SWEEP_RESULT)):
-        return f"{directory} is not running: it has ended; see what it found with: asyncopt show {directory}"
+        return f"{directory} is not running: it has ended; see what it found with: asyncopt show {named}"
     if (sweep := sweep_of(directory)) is not None:
-        return f"{directory} is a study of a sweep, which alone can be told something: asyncopt ctl {sweep}"
-    return f"{directory} is not running, so that nothing can be told to it; go on with: asyncopt resume {directory}"
+        command = f"asyncopt ctl {shlex.quote(str(sweep))}"
+        return f"{directory} is a study of a sweep, which alone can be told something: {command}"
+    return f"{directory} is not running, so that nothing can be told to it; go on with: asyncopt resume {named}"

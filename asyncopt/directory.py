@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -79,9 +80,8 @@ def task_stated(subject: object) -> Mapping[str, Any]:
 def lock(directory: Path, disk: Disk = DISK) -> FileLock:
     """The lock of a run's directory, as :func:`take_lock` gives it; the directory of a sweep is refused."""
     if (directory / SWEEP).exists():
-        raise ConfigError(
-            f"{directory} holds a sweep; go on with it by `asyncopt resume {directory}`, or use another directory"
-        )
+        command = f"asyncopt resume {shlex.quote(str(directory))}"
+        raise ConfigError(f"{directory} holds a sweep; go on with it by `{command}`, or use another directory")
     return take_lock(directory, Path(HOLDER).stem, disk)
 
 
@@ -229,9 +229,8 @@ def fork(parent: Path, child: Path, subject: Mapping[str, Any], config: Mapping[
     held = lock(child, disk)
     try:
         if (child / MANIFEST).exists():
-            raise ConfigError(
-                f"{child} holds a run; go on with it by `asyncopt resume {child}`, or name another directory"
-            )
+            command = f"asyncopt resume {shlex.quote(str(child))}"
+            raise ConfigError(f"{child} holds a run; go on with it by `{command}`, or name another directory")
         # The journal first: without a manifest no study takes it for its own.
         write_atomically(child / JOURNAL, lines, disk)
         origin = {"path": str(parent.resolve()), "records": len(records), "digest": blake2b(lines).hexdigest()[:32]}

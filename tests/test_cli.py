@@ -256,12 +256,12 @@ def test_a_signal_stops_a_run_cleanly_and_it_can_be_resumed(
 def test_a_budget_ends_a_run_with_3_and_a_larger_one_goes_on(
     server: Server, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    place = str(tmp_path / "run")
+    place = str(tmp_path / "my run")
     run = ["run", "capital", *on(server), "--steps", "3", "--limit", "10", "--seed", "77", "--directory", place]
     before = len(server.ledger())
     done = call(environment, *run, "--budget", "calls=40", expect=3)
     assert "40 calls" in done.stderr
-    assert f"asyncopt resume {place}" in done.stderr
+    assert f"asyncopt resume '{place}'" in done.stderr  # as a shell takes it
     assert len(server.ledger()) - before <= 40
     assert last_line(call(environment, "resume", place, "--budget", "calls=10000", "--json"))["steps"] == 3
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hostile
 import pytest
+from fakes import run_virtual
 from recorded import recorded
 from rich.console import Console
 from test_summary import searched
@@ -160,6 +161,25 @@ def test_a_later_sitting_begins_with_what_was_found_before(tmp_path: Path) -> No
     assert (found.best, found.best_score) == (best.candidate, best.score)
     assert (found.low, found.high) == wilson_interval(best.score * best.examples, best.examples)
     assert found.initial_score == study.history.entries[0].score
+
+
+def test_the_speed_is_that_of_this_sitting_from_its_first_moment(tmp_path: Path) -> None:
+    study, _ = recorded(tmp_path)
+
+    async def main() -> list[float]:
+        status = Status()
+        async with Engine() as engine:
+            status.watch(study, engine)
+            status.see(StudyStarted("toy", "opro", 2, 3))
+            assert study.account.calls > 0
+            rates = [status.look().calls_per_second]
+            for more, seconds in ((10, 0.5), (10, 1.5), (30, 2.0), (30, 0.5)):
+                await asyncio.sleep(seconds)
+                study.account.calls += more
+                rates.append(status.look().calls_per_second)
+        return rates
+
+    assert run_virtual(main) == [0.0, 20.0, 10.0, 15.0, 15.0]
 
 
 def test_the_best_score_has_the_interval_of_its_examples() -> None:

@@ -148,7 +148,8 @@ WRONG = [
     (["antonym", "--file", "none.jsonl", *BASE], "none.jsonl"),
     (["antonym", "--file", "bad.jsonl", *BASE], "wanted a text in quotes"),
     (["antonym", "--file", "latin.txt", *BASE], "UTF-8"),
-    (["antonym", "--run", "nowhere", *BASE], "journal.jsonl"),
+    (["antonym", "--run", "nowhere", *BASE], "nowhere/manifest.json is missing"),
+    (["antonym", "--run", "swept", *BASE], "swept is the directory of a sweep"),
     (["antonym", "a", "--top", "3", *BASE], "add --run DIR"),
     (["antonym", "a", "--min-score", "80", *BASE], "min-score"),
     (["antonym", "a", "--out", "bad.jsonl", *BASE], "--out"),
@@ -169,6 +170,8 @@ def test_wrong_input_is_said_before_the_first_call(
     monkeypatch.setenv("ASYNCOPT_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "bad.jsonl").write_text('{"instrution": "a"}\n')
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "swept").mkdir()
+    (tmp_path / "swept" / "sweep.json").write_text("{}")
     monkeypatch.setattr(sys, "argv", ["asyncopt", "eval", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -65,7 +66,9 @@ def runs_in(directory: Path) -> tuple[list[Run], int]:
     found = [_run(folder, folder.name.rpartition("-s")[0] if sweep else folder.name) for folder in folders]
     runs = [run for run in found if run is not None]
     if not runs:
-        raise ConfigError(f"nothing in {directory} has ended; `asyncopt resume {directory}` goes on with it")
+        raise ConfigError(
+            f"nothing in {directory} has ended; `asyncopt resume {shlex.quote(str(directory))}` goes on with it"
+        )
     planned = len(read_json(directory / SWEEP).get("studies", found)) if sweep else 1
     return runs, planned - len(runs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,9 @@ def show_best(directory: Path, *, json: bool) -> None:
     """Print the best candidate's text alone, as it is; on a terminal without what could move its cursor."""
     run = read_run(directory)
     if run.best is None:
-        raise StudyFailed(f"nothing in {directory} has a score yet; `asyncopt show {directory}` says what there is")
+        raise StudyFailed(
+            f"nothing in {directory} has a score yet; `asyncopt show {shlex.quote(str(directory))}` says what there is"
+        )
     if json:
         sys.stdout.write(codec.json_line(_plain(run, run.best)))
     elif sys.stdout.isatty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,7 +54,8 @@ def repair_run(directory: Path) -> Iterator[Check]:
     if aside is None:
         yield Check("repair", "pass", "the journal is whole; nothing was changed")
     else:
-        detail = f"{_records(kept)} kept; the damaged file is {aside.name}; go on with: asyncopt resume {directory}"
+        then = f"go on with: asyncopt resume {shlex.quote(str(directory))}"
+        detail = f"{_records(kept)} kept; the damaged file is {aside.name}; {then}"
         yield Check("repair", "pass", detail)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -29,6 +30,7 @@ from asyncopt.evaluation import PROMPTED, Program
 from asyncopt.events import Event, Events, ExampleEnded
 from asyncopt.files import cache_folder
 from asyncopt.records import load_run
+from asyncopt.records.read import read_manifest
 from asyncopt.result import result_of
 from asyncopt.tasks.task import Fold, Task
 from asyncopt.telemetry import observing
@@ -92,9 +94,12 @@ def _from_json(line: str, path: Path) -> str:
 
 def _best_of(directory: Path) -> list[str]:
     """What the search has chosen, then the other instructions by their training scores; the earlier of equals first."""
+    read_manifest(directory)  # or a sweep's folder would be called a run that has not begun
     finished = [record for record in read_journal(directory) if record.kind == "finished"]
     if not finished:
-        raise ConfigError(f"the run in {directory} has no result yet; go on with: asyncopt resume {directory}")
+        raise ConfigError(
+            f"the run in {directory} has no result yet; go on with: asyncopt resume {shlex.quote(str(directory))}"
+        )
     best = result_of(finished[-1].data).best
     if best is None or best.train is None:
         raise ConfigError(f"the run in {directory} did not search for instructions; give one that did")

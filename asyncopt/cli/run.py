@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
@@ -82,7 +83,7 @@ def run_study(config: Config, directory: Path | None, shown: ShownAs, *, manner:
 def how_to_go_on(place: Path) -> str:
     """What to do with a run that was stopped, for people."""
     if (place / MANIFEST).exists():
-        return f"go on with: asyncopt resume {codec.printable(str(place), LONGEST_PATH)}"
+        return f"go on with: asyncopt resume {shlex.quote(codec.printable(str(place), LONGEST_PATH))}"
     return "nothing was begun; start it again"
 
 

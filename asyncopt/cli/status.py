@@ -79,6 +79,7 @@ class Status:
             self.task, self.optimizer = event.task, event.optimizer
             self.step = self._first_step = event.step
             self.steps = event.steps
+            self._last_calls, self._last_tokens = self._counted()  # what earlier sittings took is no speed of this one
             self._recall()
         elif isinstance(event, CandidateScored) and event.score is not None:
             self._see_score(event, event.score)
@@ -129,12 +130,13 @@ class Status:
     def look(self) -> Figures:
         now = asyncio.get_running_loop().time()
         account = None if self._study is None else self._study.account
-        calls = 0 if account is None else account.calls
-        tokens = 0 if account is None else account.tokens
+        calls, tokens = self._counted()
         elapsed = now - self._last_time
-        if elapsed >= RATE_SECONDS:
+        first = self._last_time == self._began  # until there is a whole second, what there is of it
+        if elapsed >= RATE_SECONDS or (first and elapsed > 0):
             self._rate = (calls - self._last_calls) / elapsed
             self._token_rate = (tokens - self._last_tokens) / elapsed
+        if elapsed >= RATE_SECONDS:
             self._last_time, self._last_calls, self._last_tokens = now, calls, tokens
         low, high = self._interval()
         dispatchers = () if self._engine is None else self._engine.dispatchers
@@ -165,6 +167,10 @@ class Status:
             seconds=now - self._began,
             eta=self._eta(now),
         )
+
+    def _counted(self) -> tuple[int, int]:
+        """Calls and tokens of the study, over all of its sittings."""
+        return (0, 0) if self._study is None else (self._study.account.calls, self._study.account.tokens)
 
     def _eta(self, now: float) -> float | None:
         done = self.step - self._first_step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def summary_lines(
         f"{result.seconds:.1f} s{cpu}{stopped}",
         *_outcome_lines(result),
         *attribution_lines(attributions),
-        f"asyncopt show {codec.printable(str(place), LONGEST_PATH)}",
+        f"asyncopt show {shlex.quote(codec.printable(str(place), LONGEST_PATH))}",
     ]
     return lines
 

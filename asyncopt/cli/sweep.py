@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -270,7 +271,7 @@ def loaded(sweep: Sweep) -> dict[str, AnyTask]:
 
 def run_until_stopped(sitting: Sitting) -> list[Ended]:
     """How the studies ended; where the sweep did not come to its end, say how to go on."""
-    hint = f"asyncopt: go on with: asyncopt resume {codec.printable(str(sitting.place), LONGEST_PATH)}"
+    hint = f"asyncopt: go on with: asyncopt resume {shlex.quote(codec.printable(str(sitting.place), LONGEST_PATH))}"
     stop = Stop()
     try:
         stopped = run_in_loop(partial(sitting.run, stop), stop)
