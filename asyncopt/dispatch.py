@@ -138,8 +138,9 @@ class Dispatcher:
         call = self.head()
         if call is None:
             return None
-        # The probe behind a closed gate has waited long enough; what it takes is owed by those who follow.
-        if not gate.closed and self._lanes.short(call.permits) is not None:
+        # The probe behind a closed gate has waited long enough; what it takes is owed by those who follow. Where the
+        # quota is shared it takes its turn: every process has a probe.
+        if (not gate.closed or self._lanes.shared) and self._lanes.short(call.permits) is not None:
             return None
         self._queue.pop()
         self._start(call)

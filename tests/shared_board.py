@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from asyncopt.shared import Beat, SharingFailed
 from asyncopt.shared.board import Board
+from asyncopt.shared.gcra import fresh_seconds
 from asyncopt.values import Dimension
 
 
@@ -27,6 +28,8 @@ class OfBoard:
     def __init__(self, boards: Boards, worker: str) -> None:
         self._boards = boards
         self._worker = worker
+        self._workers = (1, 1)  # as the last two beats said
+        self._taken: set[tuple[str, Dimension]] = set()
 
     def _board(self) -> tuple[Board, float]:
         self._boards.asked += 1
@@ -36,7 +39,9 @@ class OfBoard:
 
     async def take(self, quota: str, dimension: Dimension, amount: float, rate: float, bucket: float) -> float:
         board, now = self._board()
-        return board.buckets.take(now, quota, dimension, amount, rate, bucket)
+        fresh = fresh_seconds(max(self._workers) if (quota, dimension) in self._taken else 1, amount, rate)
+        self._taken.add((quota, dimension))
+        return board.buckets.take(now, quota, dimension, amount, rate, bucket, fresh)
 
     async def give_back(self, quota: str, dimension: Dimension, amount: float, rate: float) -> None:
         board, _ = self._board()
@@ -48,7 +53,9 @@ class OfBoard:
 
     async def beat(self, quotas: Sequence[str]) -> Beat:
         board, now = self._board()
-        return board.beat(now, self._worker, quotas)
+        beat = board.beat(now, self._worker, quotas)
+        self._workers = self._workers[1], beat.workers
+        return beat
 
     async def claim(self, keys: Sequence[bytes]) -> list[bool]:
         board, now = self._board()

@@ -426,6 +426,47 @@ def test_a_process_may_die_anywhere_and_another_gets_the_same_batch(
     assert account.usd == pytest.approx(api.batches.usd(DEAR))
 
 
+class Slow:
+    """An endpoint that is told of batches, and has them only after ``looks`` lists without them."""
+
+    def __init__(self, inner: SimulatedEndpoint, looks: int, told: BaseException | Fault) -> None:
+        self._inner = inner
+        self._looks = looks
+        self._told = told
+        self._pending: Errand | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def errand(self, errand: Errand) -> Reply | Fault:
+        if posted(errand) and self._pending is None:
+            self._pending = errand
+            if isinstance(self._told, Fault):
+                return self._told
+            raise self._told
+        reply = None if posted(errand) else await self._inner.errand(errand)
+        self._looks -= errand.path.startswith("/batches?limit=100")
+        if self._looks == 0 or reply is None:
+            assert self._pending is not None
+            await self._inner.errand(self._pending)
+            self._looks = -1
+        return reply or await self._inner.errand(errand)
+
+
+@pytest.mark.parametrize("told", [Kill(), Fault(FaultKind.AMBIGUOUS, "the connection broke")])
+def test_a_batch_that_a_provider_has_a_moment_later_is_not_submitted_twice(
+    told: BaseException | Fault, tmp_path: Path
+) -> None:
+    api, path = api_of(), tmp_path / "b.jsonl"
+    slow = Slow(api.endpoint(), 2, told)
+    if not isinstance(told, Fault):
+        with pytest.raises(Kill):
+            ask(slow, path, asked(4))
+    answers, _ = ask(slow, path, asked(4))
+    assert None not in answers
+    assert api.batches.submitted == 1
+
+
 def test_a_batch_is_forgotten_only_when_its_answers_are_on_disk(tmp_path: Path) -> None:
     api, path = api_of(), tmp_path / "b.jsonl"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from time import sleep as stand_still
 
 import pytest
 from fakes import run_virtual
@@ -12,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared_board import Boards
 
-from asyncopt import Engine, Generate, MemoryCache, Model, Quota
+from asyncopt import Engine, Generate, MemoryCache, Model, Quota, Sampling
 from asyncopt.errors import CallFailed, ConfigError
 from asyncopt.events import Note
 from asyncopt.flights import LONGEST_POLL, PATIENCE_SECONDS
+from asyncopt.limits.meter import SharedMeter
 from asyncopt.shared.board import Board
 from asyncopt.shared.gcra import FRESH_SECONDS, Buckets
+from asyncopt.shared.share import LEASE_SECONDS, Share
 from asyncopt.testing import Constant, FaultPlan, LogNormal, SimulatedAPI
 
 RATE = 20.0
@@ -159,6 +162,103 @@ def test_the_state_may_be_lost_and_the_rate_still_holds() -> None:
     assert api.ledger.refused() == 0
     assert worst_excess(starts(api), RATE) <= 8
     assert max(starts(api)) <= 40 * 1.1
+
+
+@pytest.mark.parametrize("lost", ["emptied", "away"])
+@pytest.mark.parametrize(("workers", "rate"), [(40, RATE), (4, 1.0)])
+def test_a_loss_gives_nothing_away_however_many_wait_for_their_turn(workers: int, rate: float, lost: str) -> None:
+    api = SimulatedAPI(latency=Constant(0.5))
+    boards = Boards()
+
+    async def trouble() -> None:
+        for _ in range(5):
+            await asyncio.sleep(6.0)
+            kept, boards.board = boards.board, None if lost == "away" else Board()
+            await asyncio.sleep(3.0)
+            boards.board = kept if lost == "away" else boards.board
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            quota = Quota(requests_per_minute=60 * rate, concurrency=400)
+            models = [model_of(one, api, quota) for one in await engines(stack, boards, workers)]
+            await asyncio.gather(
+                trouble(), *(asked(model, int(50 * rate) // workers, str(n)) for n, model in enumerate(models))
+            )
+
+    run_virtual(main)
+    assert worst_excess(starts(api), rate) <= 3
+    assert max(starts(api)) <= 50 * 1.4
+
+
+@pytest.mark.parametrize(("workers", "a_minute"), [(4, 15.0), (3, 30.0), (8, 6.0)])
+def test_a_rate_below_one_a_second_is_kept_full_and_nobody_comes_early(workers: int, a_minute: float) -> None:
+    api, rate = SimulatedAPI(latency=Constant(0.3)), a_minute / 60
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            quota = Quota(requests_per_minute=a_minute)
+            models = [model_of(one, api, quota) for one in await engines(stack, Boards(), workers)]
+            waiting = []
+            for number in range(200):  # new ones come while others wait for their permits
+                waiting += [asyncio.ensure_future(asked(model, 1, f"{number} {n}")) for n, model in enumerate(models)]
+                await asyncio.sleep(1.0)
+            for one in waiting:
+                one.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    run_virtual(main)
+    assert worst_excess(starts(api), rate) <= 2
+    assert len(starts(api)) >= 200 * rate - 3
+
+
+@pytest.mark.parametrize("workers", [1, 4, 12])
+def test_calls_that_need_many_seconds_of_two_quotas_take_turns(workers: int) -> None:
+    api = SimulatedAPI(latency=Constant(0.3))
+    quota = Quota(requests_per_minute=15, tokens_per_minute=6000)  # four seconds of requests a call, and five of tokens
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            models = [model_of(one, api, quota) for one in await engines(stack, Boards(), workers)]
+            began = loop.time()
+
+            async def ask(model: Model, number: int) -> None:
+                await asyncio.sleep(0.7 * number)
+                await model.generate(f"{number}", Sampling(max_tokens=500))
+
+            async with asyncio.timeout(1000):
+                await asyncio.gather(*(ask(model, n) for model in models for n in range(24 // workers)))
+            return loop.time() - began
+
+    assert run_virtual(main) <= 24 * 5.1 + 6
+    assert worst_excess(starts(api), 0.25) <= 2.1
+
+
+def test_permits_that_came_due_while_the_process_stood_still_are_not_used() -> None:
+    async def main() -> list[float]:
+        share = Share(Boards().coordinator("a"), "q", lambda reason: None)
+        meters = [SharedMeter(10.0, dimension, share) for dimension in ("requests", "tokens")]
+        await meters[1].take_chunk(1.0)
+        asyncio.get_running_loop().call_later(0.1, stand_still, LEASE_SECONDS + 0.5)
+        await meters[0].take_chunk(1.0)
+        assert not any(meter.covers(0.5) for meter in meters)
+        await meters[0].take_chunk(1.0)
+        return [meter.credit for meter in meters]
+
+    assert asyncio.run(main()) == [1.0, 0.0]
+
+
+def test_where_a_stranger_takes_a_part_everybody_probes_in_turn() -> None:
+    api = SimulatedAPI(latency=Constant(0.3), requests_per_second=1.0, request_burst=5, stranger=0.5)
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            models = [model_of(one, api, Quota(60)) for one in await engines(stack, Boards(), 8)]
+            await asyncio.gather(*(asked(model, 5, str(n)) for n, model in enumerate(models)))
+
+    run_virtual(main)
+    assert api.ledger.refused() <= 40
+    assert max(starts(api)) <= 100
 
 
 def test_it_is_said_once_that_the_quota_is_lost_and_once_that_it_is_back() -> None:

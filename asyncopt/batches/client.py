@@ -14,6 +14,7 @@ from asyncopt.endpoints.protocol import Reply
 from asyncopt.errors import MissingCapability, error_of
 from asyncopt.values import Fault, FaultKind
 
+MISSED = 3  # looks in vain, after which there is no such batch: a provider may not know at once what it has just taken
 PATIENCE = 3600.0  # seconds without a reply, after which a provider counts as down: a batch has a day
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 1.0, 60.0, 1.5
 _PASSING = (
@@ -93,7 +94,17 @@ class BatchClient:
         return found
 
     async def find(self, token: str) -> Batch | None:
-        """The batch that was submitted with this token, if any was."""
+        """The batch that was submitted with this token, if any was.
+
+        It is looked for again and again: a provider may still work on what was asked of it when the connection ended.
+        """
+        for _, pause in zip(range(MISSED - 1), pauses(), strict=False):
+            if (found := await self._found(token)) is not None:
+                return found
+            await asyncio.sleep(pause)
+        return await self._found(token)
+
+    async def _found(self, token: str) -> Batch | None:
         after = ""
         for _ in range(_MOST_PAGES):
             reply = await self._reply(Errand("GET", f"/batches?limit={_PAGE}{after}"))

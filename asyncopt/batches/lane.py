@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from asyncopt import codec
-from asyncopt.batches.client import BatchClient, pauses
+from asyncopt.batches.client import MISSED, BatchClient, pauses
 from asyncopt.batches.submissions import Submission, Submissions
 from asyncopt.batches.till import Till
 from asyncopt.batches.wire import NOT_RUN, Batch, Line, answers_in, files_of, line_of
@@ -24,7 +24,6 @@ from asyncopt.events import Note
 from asyncopt.loops import to_its_end
 from asyncopt.values import Completion, Fault, FaultKind, Generate
 
-_MISSED = 3  # looks in vain, after which a batch is gone: a provider may not know at once what it has just taken
 MOST_ROUNDS = 3  # batches that a request may be in: one that was not worked on is in another, then asked alone
 
 Wanted = Mapping[bytes, Generate]
@@ -242,7 +241,7 @@ class BatchLane:
         for pause in pauses():
             batch = await self._client.look(submission.batch)
             missed = missed + 1 if batch is None else 0
-            if missed == _MISSED or (batch is not None and batch.over):
+            if missed == MISSED or (batch is not None and batch.over):
                 return batch
             if batch is not None and batch.completed * 10 // (batch.total or 1) != told:  # every tenth of it
                 told = batch.completed * 10 // (batch.total or 1)

@@ -45,6 +45,10 @@ class Lane:
         if self.meter is not None:
             self.meter = self._metered(self.meter.rate)
 
+    @property
+    def shared(self) -> bool:
+        return self._grants is not None
+
     def _metered(self, rate: float) -> Meter:
         return Meter(rate) if self._grants is None else SharedMeter(rate, self.dimension, self._grants)
 
@@ -187,12 +191,20 @@ class Lanes:
         self._select()
 
     def _select(self) -> None:
-        self._metered = [(index, lane) for index, lane in enumerate(self._all) if lane.meter is not None]
+        metered = [(index, lane) for index, lane in enumerate(self._all) if lane.meter is not None]
+        # Where the quota is shared, requests come last: processes that each had one in hand could start all at once.
+        self._metered = sorted(metered, key=lambda one: not one[0]) if self.shared else metered
 
     def share(self, grants: Grants) -> None:
         """Take the permits of every dimension from where all processes of the account do."""
         for lane in self._all:
             lane.share(grants)
+        self._select()
+
+    @property
+    def shared(self) -> bool:
+        """Whether permits are granted to several processes together."""
+        return self.requests.shared
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._all)

@@ -7,7 +7,6 @@ dispatcher is its only caller, takes some 20 ms worth of permits at a time, and 
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 from aiolimiter import AsyncLimiter
@@ -18,7 +17,7 @@ BUCKET_SECONDS = 0.1
 CHUNK_SECONDS = 0.02
 LONGEST_WAIT = 1.0  # seconds for a chunk: nobody is to wait long at a rate that has changed meanwhile
 SMALLEST_BUCKET = 2.0
-LEASE_SECONDS = 2.0
+LONGEST_TURN = 60.0  # seconds of rate that one process is granted at once; no call is served that needs more
 _EPSILON = (
     1e-9  # the bucket is larger by this much, or rounding leaves it short of a permit for ever on a virtual clock
 )
@@ -105,6 +104,11 @@ class Grants(Protocol):
     @property
     def workers(self) -> int: ...
 
+    @property
+    def lease(self) -> int:
+        """Another number when what was granted before must not be used any more."""
+        ...
+
     async def take(self, dimension: Dimension, amount: float, rate: float, bucket: float) -> None: ...
 
     def give_back(self, dimension: Dimension, amount: float, rate: float) -> None: ...
@@ -113,19 +117,18 @@ class Grants(Protocol):
 
 
 class SharedMeter(Meter):
-    """A meter whose permits are granted to all processes of an account together, a chunk at a time.
+    """A meter whose permits are granted to all processes of an account together, a call's or a chunk at a time.
 
     Permits are spent when they are granted, so that those of a process that dies are gone and never used twice. Those
-    in hand are good for two seconds: a process that was stopped for longer must not come back with a burst.
+    in hand are good as long as the lease: a process that was stopped must not come back with a burst.
     """
 
-    __slots__ = ("_dimension", "_granted_at", "_grants", "_loop")
+    __slots__ = ("_dimension", "_grants", "_lease")
 
     def __init__(self, rate: float, dimension: Dimension, grants: Grants) -> None:
         self._dimension = dimension
         self._grants = grants
-        self._loop = asyncio.get_running_loop()
-        self._granted_at = 0.0
+        self._lease = grants.lease
         super().__init__(rate)
 
     def _fill(self, rate: float) -> None:
@@ -133,15 +136,28 @@ class SharedMeter(Meter):
         self._bucket = bucket_of(rate)
 
     def covers(self, amount: float) -> bool:
-        if self.credit > 0 and self._loop.time() - self._granted_at > LEASE_SECONDS:
-            self.credit = 0.0
+        if self.credit > 0:
+            self._has_expired()
         return super().covers(amount)
 
+    def _has_expired(self) -> bool:
+        lease = self._grants.lease
+        if lease == self._lease:
+            return False
+        self._lease = lease
+        self.credit = min(self.credit, 0.0)
+        return True
+
+    def _chunk(self, amount: float) -> float:
+        """All that a call lacks: processes that gathered permits side by side would all start their calls at once."""
+        return min(max(amount - self.credit, CHUNK_SECONDS * self.rate), LONGEST_TURN * self.rate)
+
     async def take_chunk(self, amount: float) -> None:
+        self._has_expired()
         chunk = self._chunk(amount)
         await self._grants.take(self._dimension, chunk, self.rate, self._bucket)
-        self.credit += chunk
-        self._granted_at = self._loop.time()
+        if not self._has_expired():
+            self.credit += chunk
 
     def forget_credit(self) -> None:
         """Give back what is left: with an empty queue it is of no use here."""

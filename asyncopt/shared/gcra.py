@@ -12,6 +12,11 @@ from asyncopt.values import Dimension
 FRESH_SECONDS = 0.25  # a bucket that nobody knows starts later by this much: grants made before a loss may be under way
 
 
+def fresh_seconds(workers: int, amount: float, rate: float) -> float:
+    """How much later a bucket starts that nobody knows, where each of so many may still wait for as much as this."""
+    return FRESH_SECONDS + max(workers - 1, 0) * amount / rate
+
+
 class Buckets:
     """The buckets of any number of quotas. Pure: ``now`` is given, in seconds of any one clock."""
 
@@ -19,13 +24,23 @@ class Buckets:
         self._tats: dict[tuple[str, str], float] = {}
         self._pauses: dict[str, float] = {}
 
-    def take(self, now: float, quota: str, dimension: Dimension, amount: float, rate: float, bucket: float) -> float:
+    def take(
+        self,
+        now: float,
+        quota: str,
+        dimension: Dimension,
+        amount: float,
+        rate: float,
+        bucket: float,
+        fresh: float = FRESH_SECONDS,
+    ) -> float:
         """Seconds from ``now`` on after which these permits may be used.
 
-        A bucket that was never asked starts empty: who has lost the state must not give a burst away.
+        A bucket that was never asked starts empty, and later by ``fresh``: who has lost the state must not give a burst
+        away.
         """
         full = bucket / rate
-        tat = self._tats.get((quota, dimension), now + full + FRESH_SECONDS)
+        tat = self._tats.get((quota, dimension), now + full + fresh)
         tat = max(tat, now)
         paused = self._pauses.get(quota, now)
         if paused > now:

@@ -35,8 +35,8 @@ class Script:
         return sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-# Ten minutes ahead is more than takers can have reserved: there the server's clock has been set back, or another server
-# with another clock has taken over, and waiting for that would be waiting for nothing.
+# Ten minutes ahead, beside one turn of everybody, is more than takers can have reserved: there the server's clock has
+# been set back, or another server with another clock has taken over, and waiting for that would be waiting for nothing.
 TAKE = Script(
     _NOW
     + _KEEP
@@ -45,7 +45,7 @@ local amount, rate, bucket, fresh = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumb
 local full = bucket / rate
 local paused = math.max(tonumber(redis.call('GET', KEYS[2]) or now), now)
 local tat = tonumber(redis.call('GET', KEYS[1]) or now + full + fresh)
-if tat > paused + full + 600 then
+if tat > paused + full + fresh + 600 then
   tat = now + full + fresh
 end
 tat = math.max(tat, now)

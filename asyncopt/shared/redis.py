@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from asyncopt.redislink import Address, Link, LinkFailed, UnknownScript
 from asyncopt.shared import lua
 from asyncopt.shared.coordinator import ANSWER_SECONDS, DEAD_SECONDS, Beat, SharingFailed
-from asyncopt.shared.gcra import FRESH_SECONDS
+from asyncopt.shared.gcra import fresh_seconds
 from asyncopt.values import Dimension
 
 _PREFIX = "asyncopt:{shared}:"  # the braces: a cluster keeps these keys in one place
@@ -32,6 +32,8 @@ class RedisCoordinator:
         self._link = Link(Address.of(url))
         self._worker = secrets.token_hex(8)
         self._closed = False
+        self._workers = (1, 1)  # as the last two beats said: a server that has lost its data begins with the first
+        self._taken: set[tuple[str, Dimension]] = set()  # from which buckets
         self._doubtful: set[bytes] = set()  # claimed, perhaps: the answer has not come
 
     def __repr__(self) -> str:
@@ -39,7 +41,10 @@ class RedisCoordinator:
 
     async def take(self, quota: str, dimension: Dimension, amount: float, rate: float, bucket: float) -> float:
         keys = [_bucket(quota, dimension), _pause(quota)]
-        (wait,) = await self._run([(lua.TAKE, keys, [amount, rate, bucket, FRESH_SECONDS])])
+        # Who has been there before, and finds nothing, knows that there are promises to the others.
+        fresh = fresh_seconds(max(self._workers) if (quota, dimension) in self._taken else 1, amount, rate)
+        self._taken.add((quota, dimension))
+        (wait,) = await self._run([(lua.TAKE, keys, [amount, rate, bucket, fresh])])
         return float(wait)
 
     async def give_back(self, quota: str, dimension: Dimension, amount: float, rate: float) -> None:
@@ -53,6 +58,7 @@ class RedisCoordinator:
         beating: _Run = (lua.BEAT, [_WORKERS, *map(_pause, quotas)], [self._worker, DEAD_SECONDS])
         (workers, *pauses), *_ = await self._run([beating, *self._runs(lua.RELEASE, doubtful)], anyway=True)
         self._doubtful.difference_update(doubtful)
+        self._workers = self._workers[1], int(workers)
         seconds = zip(quotas, map(float, pauses), strict=True)
         return Beat(int(workers), {quota: pause for quota, pause in seconds if pause > 0})
 
