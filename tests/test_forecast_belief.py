@@ -38,3 +38,12 @@ def test_latencies_are_bounded_in_some_courses_where_they_were() -> None:
     seconds = tuple(0.2 + 0.07 * place for place in range(40))
     longest = [max(one.scoring_seconds) for one in beliefs(Pilot(Answered(seconds), calls=40, attempts=40))]
     assert 0.05 < fmean(value <= max(seconds) for value in longest) < 0.25
+
+
+def test_short_instructions_grow_more_than_long_ones() -> None:
+    short, long = (
+        [one.instruction_at(10) / one.instruction_at(0) for one in beliefs(Pilot(texts=(text,) * 8))]
+        for text in ("Add them.", "Add the two numbers and write the sum as a number with nothing else beside it.")
+    )
+    assert 1.5 < fmean(short) < 2.5
+    assert 1.0 < fmean(long) < 1.3

@@ -39,7 +39,10 @@ _USABLE = (0.5, 12.0)  # Beta, beside what the pilot saw: of no use, of use
 _SHORT = 4.0  # tokens of the shortest usual answer
 _ANSWERS_SPREAD = 0.15  # log-sd of the length of answers under other instructions
 _PROMPTS_SPREAD = 0.03  # log-sd of the length of prompts, beside that of their instructions
-_GROWTH = (0.2, 0.2)  # exponent of the length of instructions over the steps: mean, sd
+# Exponent of the length of instructions over the steps, mean and sd: of long ones, and by how much more of short ones,
+# which have nowhere to go but up.
+_GROWTH, _GROWTH_OF_SHORT = (0.1, 0.2), (0.6, 0.2)
+_MIDDLING = 6.0  # tokens of an instruction that is neither
 _REFUSED = 0.015  # of calls at most, where the pilot met no refusal; half of those in a pilot are met at its start
 _FAILING = 0.8  # of servers fail some attempts
 _LOST_SHARES = ((1.0, 10.0),)  # their share on those that do, as above
@@ -104,6 +107,7 @@ def believe(pilot: Pilot, draws: Random, *, scored_at_most: int, proposed_at_mos
     scoring, proposals, texts = pilot.scoring, pilot.proposals, pilot.texts
     usable = [text for text in texts if text is not None]
     right = sum(sum(row) / len(row) for row in pilot.scores)
+    instruction = _instruction(draws, usable)
     return Belief(
         _latencies(draws, scoring.seconds or proposals.seconds, ()),
         _latencies(draws, proposals.seconds, scoring.seconds),
@@ -111,8 +115,8 @@ def believe(pilot: Pilot, draws: Random, *, scored_at_most: int, proposed_at_mos
         _distinct(draws, usable if draws.random() < 0.5 else ()),
         float(draws.beta(*(_REPEATED if len(set(usable)) == len(usable) else _REPEATED_BY_TWINS))),
         float(draws.beta(_USABLE[0] + len(texts) - len(usable), _USABLE[1] + len(usable))),
-        _instruction(draws, usable),
-        float(draws.normal(*_GROWTH)),
+        instruction,
+        _growth(draws, instruction),
         length_of(draws, scoring.received, scored_at_most),
         length_of(draws, proposals.received, proposed_at_most),
         _ratio(draws, scoring),
@@ -256,6 +260,13 @@ def _instruction(draws: Random, texts: Sequence[str]) -> float:
     if not lengths:
         return float(40.0 * math.exp(0.5 * draws.normal()))
     return max(float(draws.choice(lengths, len(lengths)).mean()), 1.0)
+
+
+def _growth(draws: Random, instruction: float) -> float:
+    """The exponent with which instructions grow that have so many tokens in the first step."""
+    short = 1 / (1 + (instruction / _MIDDLING) ** 2)
+    mean, sd = (long + short * more for long, more in zip(_GROWTH, _GROWTH_OF_SHORT, strict=True))
+    return float(draws.normal(mean, sd))
 
 
 def length_of(draws: Random, received: Sequence[int], most: int) -> float:
