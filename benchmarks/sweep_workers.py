@@ -4,7 +4,9 @@ Two bundled tasks and some seeds against the simulated API in another process, w
 start them. CPU is that of the command and of all that it has started, from the first import to the last file; the
 simulated API's own is not in it, though it takes the same cores. `calls` are by the server's ledger. `results` is a
 digest of what the studies found, without seconds and without who of them paid for a question that two have asked.
-Results and calls have to be the same in every row, or the exit code is 1.
+Results and calls have to be the same in every row of workers, or the exit code is 1. `apart` are commands of one
+worker, each with its part of the seeds, a cache of its own and nothing to do with the others: what busy cores alone
+make dearer, and what a command takes to start.
 
     python benchmarks/sweep_workers.py --workers 1 2 4 --rounds 3
     python benchmarks/sweep_workers.py --with=--ray=local --workers 2 --rounds 1        # with the extra `ray`
@@ -30,6 +32,7 @@ from typing import Any
 import fleet
 from common import parser, server, spread, table, write_json
 
+CONCURRENCY = 256
 LATENCY = "lognormal:0.05:0.4"
 SWEEP = """
 tasks = ["antonym", "capital"]
@@ -41,7 +44,7 @@ steps = {steps}
 [base.models.scorer]
 model = "m"
 base_url = "{url}"
-concurrency = 256
+concurrency = {concurrency}
 """
 # What a result says of when it came, and of who paid for what.
 _VOLATILE = {"seconds", "calls", "cache_hits", "input_tokens", "output_tokens", "tokens", "usd", "search", "test"}
@@ -58,28 +61,42 @@ class Figures:
     results: str
 
 
-def measure(chosen: Namespace, more: list[str]) -> Figures:
-    """One sweep, with these options, against a server of its own."""
+def measure(chosen: Namespace, more: list[str], parts: int = 1) -> Figures:
+    """One sweep with these options, or so many with a part of the seeds each at once, against a server of its own."""
     with ExitStack() as stack:
         url = stack.enter_context(server("asyncopt", "simulate", "--latency", LATENCY))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        text = SWEEP.format(seeds=list(range(chosen.seeds)), limit=chosen.limit, steps=chosen.steps, url=url)
-        (folder / "sweep.toml").write_text(text, encoding="utf-8")
-        environment = {**os.environ, "ASYNCOPT_CACHE_DIR": str(folder / "cache"), "OPENAI_API_KEY": "x"}
-        words = [sys.executable, "-m", "asyncopt", "sweep", "sweep.toml", "--directory", "kept", "--json", *more]
+        folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in range(parts)]
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        started = [
+            _start(folder, chosen, list(range(chosen.seeds))[part::parts], CONCURRENCY // parts, url, more)
+            for part, folder in enumerate(folders)
+        ]
+        for process in started:
+            _, errors = process.communicate()
+            if process.returncode:
+                raise SystemExit(f"the sweep ended with {process.returncode}: {errors}")
         seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            raise SystemExit(f"the sweep ended with {done.returncode}: {done.stderr}")
         calls = fleet.ledger(url)["requests"]
-        found = json.loads((folder / "kept" / "sweep-result.json").read_bytes())
+        read = (json.loads((folder / "kept" / "sweep-result.json").read_bytes()) for folder in folders)
+        found = sorted(json.dumps(stable(one), sort_keys=True) for part in read for one in part["studies"])
     return Figures(
         calls=calls,
         cpu=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         seconds=seconds,
         largest_mb=after.ru_maxrss / 1000,
-        results=blake2b(json.dumps(stable(found["studies"])).encode(), digest_size=4).hexdigest(),
+        results=blake2b("".join(found).encode(), digest_size=4).hexdigest(),
+    )
+
+
+def _start(
+    folder: Path, chosen: Namespace, seeds: list[int], concurrency: int, url: str, more: list[str]
+) -> subprocess.Popen[str]:
+    text = SWEEP.format(seeds=seeds, limit=chosen.limit, steps=chosen.steps, url=url, concurrency=concurrency)
+    (folder / "sweep.toml").write_text(text, encoding="utf-8")
+    environment = {**os.environ, "ASYNCOPT_CACHE_DIR": str(folder / "cache"), "OPENAI_API_KEY": "x"}
+    words = [sys.executable, "-m", "asyncopt", "sweep", "sweep.toml", "--directory", "kept", "--json", *more]
+    return subprocess.Popen(
+        words, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -120,17 +137,21 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="a small sweep, once, to see that it works")
     chosen = options.parse_args()
     if chosen.quick:
-        chosen.seeds, chosen.steps, chosen.limit, chosen.rounds = 1, 2, 10, 1
+        chosen.seeds, chosen.steps, chosen.limit, chosen.rounds = 2, 2, 10, 1
     found: dict[str, list[Figures]] = {}
+    apart: dict[str, list[Figures]] = {}
     for _ in range(chosen.rounds):
         for number in chosen.workers:
             more = ["--workers", str(number), *(chosen.more if number > 1 else [])]
             found.setdefault(" ".join(more), []).append(measure(chosen, more))
+        for number in chosen.workers:
+            if 1 < number <= chosen.seeds:
+                apart.setdefault(f"{number} apart", []).append(measure(chosen, ["--workers", "1"], number))
     heads = ["sweep", "calls", "CPU s", "CPU µs/call", "ratio", "seconds", "MB, largest", "results"]
     first = next(iter(found.values()))
-    table(heads, [row(name, runs, first) for name, runs in found.items()])
+    table(heads, [row(name, runs, first) for name, runs in (found | apart).items()])
     settings = {name: getattr(chosen, name) for name in ("seeds", "steps", "limit", "rounds")}
-    figures = {name: [asdict(run) for run in runs] for name, runs in found.items()}
+    figures = {name: [asdict(run) for run in runs] for name, runs in (found | apart).items()}
     write_json(chosen.json, "sweep_workers", settings, figures)
     everything = [run for runs in found.values() for run in runs]
     if len({(run.results, run.calls) for run in everything}) > 1:
