@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from asyncopt.calls import Call, State
@@ -21,6 +22,7 @@ Answer: TypeAlias = Callable[[Sequence[Asked]], Awaitable[list[Asked]]]  # from 
 POLL_SECONDS, LONGEST_POLL = 0.05, 0.4  # between two looks at what others are asking; longer while nothing comes
 FREE_SECONDS = 1.0  # between two times that claims are given up, each after a flush of the cache
 PATIENCE_SECONDS = 3.0  # without an answer to a claim, after which everybody asks: a busy machine is slow for a while
+CACHE_SECONDS = 4.0  # of a cache that fails, after which everybody asks: twice as long as it takes to look again
 WINDOW = 1000  # questions that are looked at together
 LEAST_ROOM, ROOM_PER_SLOT = 64, 2  # questions that one process has claimed at once
 FOUND_SECONDS = BEAT_SECONDS + ANSWER_SECONDS  # after a loss, until when everybody who is alive has said so again
@@ -35,7 +37,9 @@ class Flights:
         answer: Answer,
         flush: Callable[[], Awaitable[None]],
         slots: Callable[[], int],
+        usable: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._usable = usable  # whether what others have put into the cache can be seen now, and they see what we put
         self._slots = slots  # how many calls this process may have in flight
         self._coordinator = coordinator
         self._answer = answer
@@ -46,6 +50,7 @@ class Flights:
         self._waiting: deque[Asked] = deque()  # for others
         self._freed_at = 0.0
         self._lost_at: float | None = None  # since when nobody has said whose questions are
+        self._blind_at: float | None = None  # since when the cache fails
         self._closed = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -118,6 +123,9 @@ class Flights:
         """Pass on what this process is to ask, and wait for the others; whether there was any of the former."""
         if not asked:
             return False
+        if self._is_blind():
+            self._waiting.extend(asked)
+            return False
         try:
             if self._lost_at is not None:
                 await self._coordinator.beat([])
@@ -134,6 +142,9 @@ class Flights:
         for call, dispatcher in mine:
             if call.state is State.DONE:
                 self._done.add(call.key)
+            elif self._is_blind():
+                self._done.add(call.key)
+                self._waiting.append((call, dispatcher))
             else:
                 self._done.discard(call.key)  # it may be asked again, soon after it was withdrawn or has failed
                 dispatcher.enqueue(call)
@@ -144,22 +155,31 @@ class Flights:
         self._lost_at = now if self._lost_at is None else self._lost_at
         return now >= self._lost_at + PATIENCE_SECONDS
 
+    def _is_blind(self) -> bool:
+        """Whether the cache has just failed: answers that are there already cannot be seen, and would be paid twice."""
+        if self._usable():
+            self._blind_at = None
+            return False
+        now = asyncio.get_running_loop().time()
+        self._blind_at = now if self._blind_at is None else self._blind_at
+        return now < self._blind_at + CACHE_SECONDS
+
     async def _give_up_old(self) -> None:
         now = asyncio.get_running_loop().time()
-        if now >= self._freed_at + FREE_SECONDS:
+        if self._done and now >= self._freed_at + FREE_SECONDS:
             self._freed_at = now
-            keys, self._done = self._done, set()
-            await self._give_up(list(keys))
+            keys = list(self._done)
+            await self._flush()
+            if not self._is_blind():  # else the answers are not yet where others look for them
+                self._done.difference_update(keys)
+                await self._give_up(keys)
 
     async def _give_up(self, keys: Sequence[bytes]) -> None:
         if not keys:
             return
         self._claimed.difference_update(keys)
-        try:
-            await self._flush()
+        with suppress(SharingFailed):  # claims end with the process, if not before
             await self._coordinator.release(keys)
-        except SharingFailed:
-            pass  # claims end with the process, if not before
 
     async def aclose(self) -> None:
         """Give up every claim."""
@@ -167,4 +187,6 @@ class Flights:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._claimed:
+            await self._flush()
         await self._give_up(list(self._claimed))

@@ -124,6 +124,7 @@ class Journal:
     def append(self, kind: str, data: Mapping[str, Any]) -> None:
         """Write one record; raises :class:`StorageFailed` (and leaves no half of it) if the disk does not take it."""
         self._require_sound()
+        self._start()
         record = Record(len(self.records), kind, data)
         line = pack_record(record)
         try:
@@ -135,16 +136,15 @@ class Journal:
         self.records.append(record)
         with self._group:
             self._unsynced += 1
-            self._start()
             self._group.notify()
 
     async def sync(self) -> None:
         """Return when all records are on the disk; raises :class:`StorageFailed` if they cannot be brought there."""
         self._require_sound()
+        self._start()
         done: Future[None] = Future()
         with self._group:
             self._waiting.append(done)
-            self._start()
             self._group.notify()
         while not done.done():
             # Turn by turn: in a loop that only waits for a thread, a virtual clock would jump to the next timer.
@@ -181,8 +181,12 @@ class Journal:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = Thread(target=self._sync_groups, name="asyncopt-journal", daemon=True)
-            self._thread.start()
+            thread = Thread(target=self._sync_groups, name="asyncopt-journal", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left, or no memory for its stack
+                raise StorageFailed(f"{self.path} cannot be written ({error}); resume when there is room") from None
+            self._thread = thread
 
     def _sync_groups(self) -> None:
         while True:

@@ -29,7 +29,7 @@ class Lookups:
         self._cache = cache
         self.flights: Flights | None = None
         if cache is not None and coordinator is not None:
-            self.flights = Flights(coordinator, self._answered, self.flush, slots)
+            self.flights = Flights(coordinator, self._answered, self.flush, slots, self._usable)
         self.underway = Underway(coordinator)
         self._events = events
         self._recent = Recent()
@@ -122,6 +122,9 @@ class Lookups:
         reason = getattr(cache, "degraded", None)
         if reason is not None:
             self._complain(reason)
+
+    def _usable(self) -> bool:
+        return not getattr(self._cache, "away", False)
 
     def _complain(self, reason: str) -> None:
         if not self._complained:

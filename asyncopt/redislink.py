@@ -32,8 +32,9 @@ Command: TypeAlias = Sequence[bytes | str | int | float]
 _OF_A_CLUSTER = "it is one part of a cluster, and other keys are elsewhere; name a server that has all of them"
 
 # What redis-py makes of errors loses their codes; these are the ones that somebody can do something about.
+_NO_PASSWORD = f"the password is refused, or is missing; state it in the variable {PASSWORD}"
 _REASONS = {
-    "AuthenticationError": f"the password is refused, or is missing; state it in the variable {PASSWORD}",
+    "AuthenticationError": _NO_PASSWORD,
     "AuthenticationWrongNumberOfArgsError": "the password is refused: the server has no users, only a password",
     "NoPermissionError": "this user may not do that there",
     "BusyLoadingError": "it is still loading its data",
@@ -46,6 +47,14 @@ _REASONS = {
     "OutOfMemoryError": "its memory is full",
     "InvalidResponse": "what answers there does not speak as Redis does",
     "MaxClientsError": "it has too many clients",
+}
+# And these have no class of their own.
+_NOT_OURS = "something else has written over keys of ours; delete those that begin with asyncopt:"
+_TEXTS = {
+    "unauthenticated": _NO_PASSWORD,  # what a long command is refused with
+    "WRONGTYPE": _NOT_OURS,
+    "attempt to": _NOT_OURS,  # a script of ours cannot reckon with a value
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted; name the file of who issued it: ?ssl_ca_certs=FILE",
 }
 
 
@@ -122,11 +131,14 @@ class Link:
     """One connection, made when it is needed. For one loop at a time."""
 
     def __init__(self, address: Address) -> None:
-        """Raises :class:`ConfigError` where redis-py is not installed."""
+        """Raises :class:`ConfigError` where redis-py is not installed, or a file for TLS cannot be read."""
         try:
             import redis.asyncio  # noqa: F401 - seconds, which are not to be those of the first question
         except ImportError:
             raise ConfigError(f"{address} needs redis-py; install it: pip install 'asyncopt[redis]'") from None
+        for name, file in address.files:  # what is said of the connection later would not tell which
+            if not os.access(file, os.R_OK):
+                raise ConfigError(f"{name} of {address} cannot be read: {file}")
         self.address = address
         self._waiting: deque[_Asked] = deque()
         self._connection: Connection | None = None
@@ -247,7 +259,8 @@ class Link:
         name = type(error).__name__
         if isinstance(error, TimeoutError) or name == "TimeoutError":
             return self._slow()
-        text = _REASONS.get(name) or codec.printable(str(error)) or name
+        said = codec.printable(str(error))
+        text = _REASONS.get(name) or next((text for part, text in _TEXTS.items() if part in said), said) or name
         if self.address.password:
             text = text.replace(self.address.password, "***")
         return f"{self.address}: {text}"

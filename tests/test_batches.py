@@ -532,6 +532,27 @@ def test_replies_that_fail_for_a_while_are_waited_for(tmp_path: Path) -> None:
     assert api.batches.submitted == 1
 
 
+@pytest.mark.parametrize("said", [b"<html>Sign in</html>", b""])
+@pytest.mark.parametrize("phase", ["looked", "read"])
+def test_results_are_asked_for_again_where_a_gateway_replies_in_their_place(
+    said: bytes, phase: str, tmp_path: Path
+) -> None:
+    api = api_of()
+
+    class Gateway(Dying):
+        left = 2
+
+        async def errand(self, errand: Errand) -> Reply | Fault:
+            if {"looked": looked, "read": read}[phase](errand) and self.left:
+                self.left -= 1
+                return Reply(200, {}, said)
+            return await super().errand(errand)
+
+    answers, watcher = ask(Gateway(api.endpoint(), lambda _: False), tmp_path / "b.jsonl", asked(4))
+    assert None not in answers, watcher.notes
+    assert api.batches.submitted == 1
+
+
 def test_a_provider_that_says_nothing_for_an_hour_is_down_and_the_batch_is_kept(tmp_path: Path) -> None:
     api, path = api_of(), tmp_path / "b.jsonl"
 
@@ -553,6 +574,24 @@ def test_a_batch_that_the_provider_has_forgotten_is_submitted_again(tmp_path: Pa
     answers, watcher = ask(second.endpoint(), path, asked(4))
     assert None not in answers
     assert "batch_0 is not known any more" in watcher.notes
+
+
+def test_a_batch_whose_results_the_provider_has_deleted_is_submitted_again(tmp_path: Path) -> None:
+    api, path, account = api_of(), tmp_path / "b.jsonl", Account()
+    with pytest.raises(DEATHS):
+        ask(Dying(api.endpoint(), read, before=True), path, asked(4))
+
+    class Forgetful(Dying):
+        """The files of the first batch, which are older than those of the second, are not there."""
+
+        async def errand(self, errand: Errand) -> Reply | Fault:
+            gone = read(errand) and api.batches.submitted == 1
+            return Reply(404, {}, b'{"error": {"message": "No such File"}}') if gone else await super().errand(errand)
+
+    answers, watcher = ask(Forgetful(api.endpoint(), lambda _: False), path, asked(4), account=account)
+    assert None not in answers
+    assert (api.batches.submitted, account.calls) == (2, 4)
+    assert "not all of its results are there any more: 0 of 4 answered; 4 have no result" in watcher.notes
 
 
 def test_cancelling_leaves_the_batch_and_says_so_and_the_account_as_it_was(tmp_path: Path) -> None:

@@ -230,3 +230,23 @@ def test_memory_keeps_what_was_used_last() -> None:
     recent.put(b"c", Completion("c"))
     assert recent.get(b"b") is None
     assert recent.get(b"a") is not None
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+async def test_without_a_thread_there_is_what_is_in_memory_and_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # what Python says where the system has none left
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    cache = SqliteCache(tmp_path / "c.sqlite")
+    async with asyncio.timeout(10):
+        assert await cache.get_many([b"k"]) == {}
+        cache.put(b"k", b"v")
+        await cache.flush()
+        assert await cache.get_many([b"k"]) == {b"k": b"v"}
+        await cache.aclose()
+    assert "can't start new thread" in str(cache.degraded)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncopt.directory import RunDirectory, differences
-from asyncopt.errors import AsyncoptError, ConfigError, JournalDamaged, RunLocked
+from asyncopt.errors import AsyncoptError, ConfigError, JournalDamaged, RunLocked, StorageFailed
 from asyncopt.files import write_atomically
 from asyncopt.journal import Journal, Record, pack_record, read_records, unpack_record
 
@@ -66,6 +67,26 @@ def test_a_newer_journal_is_refused(tmp_path: Path) -> None:
     path.write_bytes(body[:-1] + b',"crc":"%08x"}\n' % zlib.crc32(body))
     with pytest.raises(AsyncoptError, match="newer"):
         Journal(path)
+
+
+def test_a_system_without_threads_left_ends_the_run_and_leaves_the_journal_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # what Python says where the system has none left
+
+    path = tmp_path / "j"
+    written(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        journal = Journal(path)
+        for _ in range(2):
+            with pytest.raises(StorageFailed, match="can't start new thread"):
+                journal.append("step", {"number": 5})
+            with pytest.raises(StorageFailed, match="can't start new thread"):
+                asyncio.run(journal.sync())
+        journal.close()
+    assert numbers(path) == [0, 1, 2, 3, 4]
 
 
 json_data = st.dictionaries(st.text(), st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), max_size=4)

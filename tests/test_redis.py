@@ -465,6 +465,24 @@ def test_who_has_left_opens_no_connection_any_more(server: RedisServer) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("value", [("SET", "x"), ("LPUSH", "x")])
+def test_who_wrote_over_our_keys_is_told_of(server: RedisServer, value: tuple[str, str]) -> None:
+    async def main() -> str:
+        coordinator = RedisCoordinator(server.url)
+        server.tell(value[0], "asyncopt:{shared}:bucket:q:requests", value[1])
+        try:
+            return await failure(coordinator.take("q", "requests", 1.0, 10.0, 2.0))
+        finally:
+            await coordinator.aclose()
+
+    assert "delete those that begin with asyncopt:" in run(main)
+
+
+def test_a_file_for_tls_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"ssl_ca_certs of rediss://host:6379/0 cannot be read: /no/ca\.pem"):
+        RedisCoordinator("rediss://host?ssl_ca_certs=/no/ca.pem")
+
+
 # -- the password ------------------------------------------------------------------------------------------------------
 
 SECRET = "s3cr:t/pass@word"

@@ -239,6 +239,13 @@ async def test_a_run_goes_on_without_the_server_and_says_so_once() -> None:
     assert len(heard) == 1
 
 
+async def test_a_long_question_without_a_password_says_that_it_is_missing() -> None:
+    with redis_server(password="another") as server:
+        async with a_cache(server.url) as cache:
+            assert await cache.get_many([b"%d" % number for number in range(50)]) == {}
+            assert PASSWORD in str(cache.degraded)
+
+
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 

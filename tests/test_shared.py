@@ -16,7 +16,7 @@ from shared_board import Boards
 from asyncopt import Engine, Generate, MemoryCache, Model, Quota, Sampling
 from asyncopt.errors import CallFailed, ConfigError
 from asyncopt.events import Note
-from asyncopt.flights import LONGEST_POLL, PATIENCE_SECONDS
+from asyncopt.flights import CACHE_SECONDS, LONGEST_POLL, PATIENCE_SECONDS
 from asyncopt.limits.meter import SharedMeter
 from asyncopt.shared.board import Board
 from asyncopt.shared.gcra import FRESH_SECONDS, Buckets
@@ -521,6 +521,66 @@ def test_a_coordinator_that_is_away_for_a_while_has_no_question_asked_twice() ->
             await asyncio.gather(trouble(), *(asked(model, 300) for model in models))
 
     run_virtual(main)
+    assert api.ledger.count() == 300
+
+
+class Distant(MemoryCache):
+    """One process's way to a common place; while that is ``away`` its own answers stay here."""
+
+    def __init__(self, place: MemoryCache) -> None:
+        super().__init__()
+        self._place = place
+        self.away = False
+
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        return await super().get_many(keys) | ({} if self.away else await self._place.get_many(keys))
+
+    async def flush(self) -> None:
+        if not self.away:
+            for key, value in self._values.items():
+                self._place.put(key, value)
+            self._values.clear()
+
+
+@pytest.mark.parametrize("whose", [0, 1])
+def test_a_cache_that_one_process_loses_for_a_while_has_no_question_asked_twice(whose: int) -> None:
+    api, place = SimulatedAPI(latency=Constant(0.1)), MemoryCache()
+    caches = [Distant(place), Distant(place)]
+
+    async def main() -> None:
+        async def trouble() -> None:
+            for _ in range(3):
+                await asyncio.sleep(3.3)
+                caches[whose].away = True
+                await asyncio.sleep(2.2)
+                caches[whose].away = False
+
+        async with AsyncExitStack() as stack:
+            boards = Boards()
+            models = [
+                model_of(
+                    await stack.enter_async_context(Engine(coordinator=boards.coordinator(f"w{n}"), cache=one)), api
+                )
+                for n, one in enumerate(caches)
+            ]
+            await asyncio.gather(trouble(), *(asked(model, 300) for model in models))
+
+    run_virtual(main)
+    assert api.ledger.count() == 300
+
+
+def test_a_cache_that_stays_away_holds_nobody_up_for_long() -> None:
+    api, cache = SimulatedAPI(latency=Constant(0.1)), Distant(MemoryCache())
+    cache.away = True
+
+    async def main() -> float:
+        began = asyncio.get_running_loop().time()
+        async with AsyncExitStack() as stack:
+            (engine,) = await engines(stack, Boards(), 1, cache=cache)
+            await asked(model_of(engine, api, Quota(concurrency=400)), 300)
+        return asyncio.get_running_loop().time() - began
+
+    assert run_virtual(main) <= CACHE_SECONDS + 3.0
     assert api.ledger.count() == 300
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from asyncopt import codec
-from asyncopt.batches.wire import TOKEN, WINDOW, Batch, batch_of, batches_of, form_of, id_in
+from asyncopt.batches.wire import TOKEN, WINDOW, Batch, batch_of, batches_of, form_of, has_results, id_in
 from asyncopt.endpoints.errands import BatchingEndpoint, Errand
-from asyncopt.endpoints.faults import fault_of
+from asyncopt.endpoints.faults import fault_of, malformed
 from asyncopt.endpoints.parts import json_of
 from asyncopt.endpoints.protocol import Reply
 from asyncopt.errors import MissingCapability, error_of
@@ -85,7 +85,7 @@ class BatchClient:
 
     async def look(self, batch: str) -> Batch | None:
         """How the batch is now; None where there is none of that name any more."""
-        reply = await self._reply(Errand("GET", f"/batches/{batch}"))
+        reply = await self._reply(Errand("GET", f"/batches/{batch}"), _is_object)
         if reply.status == _NOT_THERE[0]:
             return None
         found = batch_of(reply)
@@ -117,19 +117,26 @@ class BatchClient:
             after = f"&after={batches[-1].id}"
         return None
 
-    async def content(self, file: str) -> bytes:
-        """What is in the file."""
-        reply = await self._reply(Errand("GET", f"/files/{file}/content"))
+    async def content(self, file: str) -> bytes | None:
+        """The results in the file; None where there is none of that name any more."""
+        reply = await self._reply(Errand("GET", f"/files/{file}/content"), has_results)
+        if reply.status == _NOT_THERE[0]:
+            return None
         if reply.status != 200:
             raise error_of(_fault_in(reply))
         return reply.body
 
-    async def _reply(self, errand: Errand) -> Reply:
-        """The reply to something that may be asked twice, after whatever passes."""
+    async def _reply(self, errand: Errand, readable: Callable[[bytes], bool] = lambda _: True) -> Reply:
+        """The reply to something that may be asked twice, after whatever passes.
+
+        So does what is not ``readable``, such as a page of a gateway in the provider's place.
+        """
         waited = 0.0
         for pause in pauses():
             reply = await self._endpoint.errand(errand)
             fault = reply if isinstance(reply, Fault) else _fault_in(reply) if reply.status >= 400 else None
+            if isinstance(reply, Reply) and fault is None and not readable(reply.body):
+                fault = malformed(reply.status, "not what a provider says of batches")
             if isinstance(reply, Reply) and (fault is None or fault.kind not in _PASSING):
                 return reply
             assert fault is not None
@@ -138,6 +145,10 @@ class BatchClient:
             await asyncio.sleep(wait)
             waited += wait
         raise AssertionError("pauses do not end")
+
+
+def _is_object(body: bytes) -> bool:
+    return isinstance(json_of(body), dict)
 
 
 def _require_hope(fault: Fault, waited: float) -> None:

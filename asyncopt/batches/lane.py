@@ -48,10 +48,14 @@ def require_batches(model: Model) -> BatchingEndpoint:
 
 @dataclass(slots=True)
 class _End:
-    """How a batch ended: its answers, and the requests that were never worked on."""
+    """How a batch ended: its answers, and the requests that were never worked on.
+
+    Where it is ``gone``, there is no batch of its name any more, or a file of its results is not there any more.
+    """
 
     submission: Submission
     batch: Batch | None
+    gone: bool
     answers: dict[bytes, Answer] = field(default_factory=dict)
     not_run: list[bytes] = field(default_factory=list)
 
@@ -222,16 +226,28 @@ class BatchLane:
         """The end of a batch, its answers in the cache and on the account."""
         began = asyncio.get_running_loop().time()
         batch = await self._over(submission)
-        end = _End(submission, batch)
-        for file in batch.files if batch is not None else ():
-            end.answers = answers_in(await self._client.content(file), self._endpoint.answered) | end.answers
-        end.answers = {key: end.answers[key] for key in submission.keys if key in end.answers}  # its own alone
-        lost = batch is None or batch.status != "completed"
+        end = await self._read(submission, batch)
+        lost = end.gone or batch is None or batch.status != "completed"
         end.not_run = [key for key in submission.keys if _was_not_run(end.answers.get(key), lost=lost)]
         seconds = asyncio.get_running_loop().time() - began
         await to_its_end(self._kept(end, wanted, seconds))
         if batch is not None and batch.problem is not None and batch.problem.kind is not FaultKind.QUOTA:
             raise error_of(batch.problem)
+        return end
+
+    async def _read(self, submission: Submission, batch: Batch | None) -> _End:
+        """A batch's answers; they are read again where they are fewer than the provider counts."""
+        end = _End(submission, batch, gone=batch is None)
+        for left, pause in zip(reversed(range(MISSED)), pauses(), strict=False):
+            found: dict[bytes, Answer] = {}
+            contents = [await self._client.content(file) for file in (batch.files if batch is not None else ())]
+            for content in contents:
+                found = answers_in(content or b"", self._endpoint.answered) | found
+            end.answers = {key: found[key] for key in submission.keys if key in found}  # its own alone
+            end.gone = batch is None or None in contents
+            if batch is None or not left or (not end.gone and len(end.answers) >= batch.completed):
+                break
+            await asyncio.sleep(pause)
         return end
 
     async def _over(self, submission: Submission) -> Batch | None:
@@ -266,11 +282,14 @@ class BatchLane:
     def _report(self, end: _End, *, last: bool) -> None:
         """Say what came of a batch, and how the rest of it is asked."""
         how = "is not known any more" if end.batch is None else end.batch.status
+        if end.gone and end.batch is not None:
+            how += ", but not all of its results are there any more"
         text = f"batch {end.submission.batch} {how}: {end.completed} of {len(end.submission.keys)} answered"
         if end.not_run:
             then = "are asked one by one" if last else "go into another batch"
             why = f" ({end.batch.problem.code})" if end.batch is not None and end.batch.problem is not None else ""
-            text += f"; {len(end.not_run)} were not worked on{why} and {then}"
+            what = "have no result" if end.gone else "were not worked on"
+            text += f"; {len(end.not_run)} {what}{why} and {then}"
         failed = [answer for answer in end.answers.values() if isinstance(answer, Fault) and answer.code not in NOT_RUN]
         lost = len(end.submission.keys) - len(end.not_run) - end.completed - len(failed)
         reasons = Counter(fault.kind.value for fault in failed) + Counter({"without a result": lost})

@@ -165,6 +165,11 @@ def answers_in(data: bytes, answered: Callable[[Reply], Answer]) -> dict[bytes, 
     return found
 
 
+def has_results(data: bytes) -> bool:
+    """Whether this may be a file of results: it is empty, or has at least one line of them."""
+    return not data or any(isinstance(json_of(line), dict) for line in data.splitlines())
+
+
 def _key_in(value: Any) -> bytes | None:
     try:
         key = bytes.fromhex(value) if isinstance(value, str) else b""

@@ -45,6 +45,11 @@ class RedisCache:
     def __repr__(self) -> str:
         return f"RedisCache({self._link.address})"
 
+    @property
+    def away(self) -> bool:
+        """Whether what is there cannot be seen, or what is put does not come there, and that may pass."""
+        return self.degraded is not None
+
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found = {key: self._pending[key] for key in keys if key in self._pending}
         wanted = [key for key in keys if key not in found]

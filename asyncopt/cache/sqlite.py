@@ -89,15 +89,12 @@ class SqliteCache:
 
     def _hand_over(self) -> None:
         """Let the thread write what was put; nothing where somebody has handed it over before the window's end."""
-        if self._batch:
-            self._jobs.put(self._batch)
-            self._batch = []
-            self._start()
+        batch, self._batch = self._batch, []
+        if batch and self._is_started():
+            self._jobs.put(batch)
 
     async def _ask(self, query: Callable[[], _Found]) -> _Found:
-        answer = self._asked(query)
-        self._start()
-        return await answer
+        return await self._asked(query) if self._is_started() else query()
 
     def _asked(self, query: Callable[[], _Found]) -> asyncio.Future[_Found]:
         loop = asyncio.get_running_loop()
@@ -115,10 +112,17 @@ class SqliteCache:
         self._jobs.put(job)
         return answer
 
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="asyncopt-cache", daemon=True)
-            self._thread.start()
+    def _is_started(self) -> bool:
+        """Whether the thread runs, now at the latest; without it there is what is in memory."""
+        if self._thread is None and self.degraded is None:
+            thread = threading.Thread(target=self._run, name="asyncopt-cache", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left, or no memory for its stack
+                self._degrade(error)
+            else:
+                self._thread = thread
+        return self._thread is not None
 
     # -- in the thread -------------------------------------------------------------------------------------------------
 
