@@ -124,6 +124,7 @@ class Chronicle:
     async def finish(self, result: Result) -> None:
         """Make the result durable."""
         if self._run is not None:
+            await self._flush()  # whoever asks the same later finds all of it
             self._run.journal.append("finished", result.to_json())
             await self._run.journal.sync()
             self._run.write_result(result.to_json())
@@ -179,8 +180,7 @@ class Chronicle:
         """Make these entries part of the history, and everything up to the end of the step durable."""
         if self._run is not None:
             # Answers first: a step that the journal calls finished must not be paid for again, whatever happens.
-            for model in self._models:
-                await model.flush()
+            await self._flush()
         rows = [self._row(entry) for entry in entries]
         self._decide("step", {"step": step, "entries": rows, "state": state})
         if self._run is not None:
@@ -197,8 +197,7 @@ class Chronicle:
     async def finish_validation(self, step: int, validated: list[Validated]) -> None:
         """Keep a step's scores on the validation examples, and make them durable."""
         if self._run is not None:
-            for model in self._models:
-                await model.flush()
+            await self._flush()
         self._decide("validated", {"step": step, "candidates": [one.to_row() for one in validated]})
         if self._run is not None:
             await self._run.journal.sync()
@@ -207,6 +206,11 @@ class Chronicle:
         self._events.emit(
             StepValidated(step, len(validated), best.candidate if best else "", best.score if best else None)
         )
+
+    async def _flush(self) -> None:
+        """Return when every answer that a decision may rest on is in the cache for good."""
+        for model in self._models:
+            await model.flush()
 
     def _take_validations(self, step: int, validated: list[Validated]) -> None:
         self.validations[step] = validated

@@ -15,7 +15,8 @@ RECENT = 20_000  # completions kept in memory in front of a persistent cache
 class Cache(Protocol):
     """Bytes by content key. A put is durable after :meth:`flush`; nothing here raises for what a disk does.
 
-    A cache that may fail has an attribute ``degraded``: why nothing is stored any more, or None.
+    A cache that may fail has an attribute ``degraded``: why nothing is stored any more, or None. One that other
+    processes write to may have ``away``: whether it cannot be reached just now, but may be in a moment.
     """
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:

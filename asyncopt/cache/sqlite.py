@@ -46,6 +46,7 @@ class SqliteCache:
         self.dropped = 0  # values whose checksum was wrong
         self._jobs: SimpleQueue[_Batch | _Job | None] = SimpleQueue()
         self._batch: _Batch = []  # put within this window
+        self._loop: asyncio.AbstractEventLoop | None = None  # whose window it is
         self._pending: _Found = {}  # put, not yet committed
         self._table: Table | None = None
         self._file: tuple[int, int] | None = None  # which one the table is in
@@ -60,10 +61,12 @@ class SqliteCache:
     def put(self, key: bytes, value: bytes) -> None:
         if key in self._pending:
             return  # as in the file, the first answer stays
+        loop = asyncio.get_running_loop()
         self._pending[key] = value
-        if not self._batch:
-            asyncio.get_running_loop().call_later(_WINDOW, self._hand_over)
         self._batch.append((key, value))
+        if len(self._batch) == 1 or self._loop is not loop:  # the window of a loop that has ended never ends
+            self._loop = loop
+            loop.call_later(_WINDOW, self._hand_over)
         if len(self._batch) >= _BATCH:
             self._hand_over()
 
