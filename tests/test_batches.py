@@ -399,6 +399,10 @@ def posted(errand: Errand) -> bool:
     return (errand.method, errand.path) == ("POST", "/batches")
 
 
+def searched(errand: Errand) -> bool:
+    return errand.path.startswith("/batches?limit=100")
+
+
 def looked(errand: Errand) -> bool:
     return errand.path == "/batches/batch_0"
 
@@ -532,23 +536,26 @@ def test_replies_that_fail_for_a_while_are_waited_for(tmp_path: Path) -> None:
     assert api.batches.submitted == 1
 
 
-@pytest.mark.parametrize("said", [b"<html>Sign in</html>", b""])
-@pytest.mark.parametrize("phase", ["looked", "read"])
+@pytest.mark.parametrize("said", [b"<html>Sign in</html>", b"", b'{"message": "upstream timed out"}'])
+@pytest.mark.parametrize("phase", ["searched", "looked", "read"])
 def test_results_are_asked_for_again_where_a_gateway_replies_in_their_place(
     said: bytes, phase: str, tmp_path: Path
 ) -> None:
-    api = api_of()
+    api, path = api_of(), tmp_path / "b.jsonl"
+    if phase == "searched":  # for what was asked of it before
+        with pytest.raises(DEATHS):
+            ask(Dying(api.endpoint(), posted), path, asked(4))
 
     class Gateway(Dying):
         left = 2
 
         async def errand(self, errand: Errand) -> Reply | Fault:
-            if {"looked": looked, "read": read}[phase](errand) and self.left:
+            if {"searched": searched, "looked": looked, "read": read}[phase](errand) and self.left:
                 self.left -= 1
                 return Reply(200, {}, said)
             return await super().errand(errand)
 
-    answers, watcher = ask(Gateway(api.endpoint(), lambda _: False), tmp_path / "b.jsonl", asked(4))
+    answers, watcher = ask(Gateway(api.endpoint(), lambda _: False), path, asked(4))
     assert None not in answers, watcher.notes
     assert api.batches.submitted == 1
 

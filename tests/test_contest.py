@@ -271,6 +271,13 @@ def test_one_that_stands_out_of_many_with_little_noise_is_found_from_three_seeds
     assert claims["a", "b"] == "no difference shown"
 
 
+def test_an_optimizer_of_which_one_run_has_ended_takes_no_verdict_from_the_others() -> None:
+    clean = [Arm(name, [found_or_not(k, name == "b") for k in range(3)]) for name in "ab"]
+    third = Arm("c", [found_or_not(0, found=True)])
+    pair = contest([*clean, third]).pairs[0]
+    assert (pair.verdict, pair.p) == ("better", contest(clean).pairs[0].p)
+
+
 def test_the_spread_of_the_others_is_asked_for_only_where_few_seeds_are_shared_by_many_pairs() -> None:
     """Of two optimizers three seeds are enough, and of three four."""
     wild = Arm("c", [found_or_not(k, k % 2 == 0) for k in range(4)])

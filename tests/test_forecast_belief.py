@@ -24,6 +24,8 @@ def test_failures_are_possible_where_a_pilot_met_none() -> None:
     seen = sorted(one.lost for one in beliefs(Pilot(calls=40, attempts=42, retried=2)))
     assert 0.005 < seen[20] < seen[200] < seen[380] < 0.15
     assert {one.lost for one in beliefs(NO_PILOT)} == {0.0}
+    many = sorted(one.lost for one in beliefs(Pilot(calls=2000, attempts=2500, retried=500)))
+    assert 0.17 < many[0] < 0.2 < many[-1] < 0.23
 
 
 def test_many_slow_calls_are_taken_to_be_as_many() -> None:

@@ -46,7 +46,7 @@ class BatchClient:
 
     async def require(self, name: str) -> None:
         """Raise :class:`MissingCapability` where there are no batches; nothing is sent for that."""
-        reply = await self._reply(Errand("GET", "/batches?limit=1"))
+        reply = await self._reply(Errand("GET", "/batches?limit=1"))  # a page here is a wrong address: said at once
         if reply.status in _NOT_THERE:
             raise MissingCapability(
                 f"{name} at {self._endpoint.identity} has no batches (HTTP {reply.status}); leave batches out, and it "
@@ -85,7 +85,7 @@ class BatchClient:
 
     async def look(self, batch: str) -> Batch | None:
         """How the batch is now; None where there is none of that name any more."""
-        reply = await self._reply(Errand("GET", f"/batches/{batch}"), _is_object)
+        reply = await self._reply(Errand("GET", f"/batches/{batch}"), _says("id"))
         if reply.status == _NOT_THERE[0]:
             return None
         found = batch_of(reply)
@@ -107,7 +107,7 @@ class BatchClient:
     async def _found(self, token: str) -> Batch | None:
         after = ""
         for _ in range(_MOST_PAGES):
-            reply = await self._reply(Errand("GET", f"/batches?limit={_PAGE}{after}"))
+            reply = await self._reply(Errand("GET", f"/batches?limit={_PAGE}{after}"), _says("data"))
             batches, more = _require(batches_of(reply))
             for batch in batches:
                 if batch.token == token:
@@ -147,8 +147,14 @@ class BatchClient:
         raise AssertionError("pauses do not end")
 
 
-def _is_object(body: bytes) -> bool:
-    return isinstance(json_of(body), dict)
+def _says(name: str) -> Callable[[bytes], bool]:
+    """Whether a reply is an object with this in it."""
+
+    def readable(body: bytes) -> bool:
+        value = json_of(body)
+        return isinstance(value, dict) and name in value
+
+    return readable
 
 
 def _require_hope(fault: Fault, waited: float) -> None:

@@ -167,7 +167,8 @@ def answers_in(data: bytes, answered: Callable[[Reply], Answer]) -> dict[bytes, 
 
 def has_results(data: bytes) -> bool:
     """Whether this may be a file of results: it is empty, or has at least one line of them."""
-    return not data or any(isinstance(json_of(line), dict) for line in data.splitlines())
+    values = map(json_of, data.splitlines())
+    return not data or any(isinstance(value, dict) and "custom_id" in value for value in values)
 
 
 def _key_in(value: Any) -> bytes | None:

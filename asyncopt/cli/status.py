@@ -13,6 +13,7 @@ from asyncopt.study import Study
 from asyncopt.tasks.task import Task
 
 RATE_SECONDS = 1.0  # calls a second are those of at least the last so many seconds
+_FIRST_SECONDS = 0.2  # before there are as many: of less, a single call would look like a thousand a second
 _THROTTLED = ("rate_limited", "ramp")
 
 
@@ -132,8 +133,8 @@ class Status:
         account = None if self._study is None else self._study.account
         calls, tokens = self._counted()
         elapsed = now - self._last_time
-        first = self._last_time == self._began  # until there is a whole second, what there is of it
-        if elapsed >= RATE_SECONDS or (first and elapsed > 0):
+        first = self._last_time == self._began
+        if elapsed >= (_FIRST_SECONDS if first else RATE_SECONDS):
             self._rate = (calls - self._last_calls) / elapsed
             self._token_rate = (tokens - self._last_tokens) / elapsed
         if elapsed >= RATE_SECONDS:

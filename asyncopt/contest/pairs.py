@@ -80,7 +80,7 @@ def with_verdicts(pairs: Sequence[Pair], level: float, arms: Sequence[Arm] = ())
     must also stand out from what the seeds of the other ``arms`` vary: all seeds of two may agree by luck, but hardly
     those of the others beside them.
     """
-    many = sum(pair.p is not None for pair in pairs)
+    many = sum(pair.p is not None and pair.seeds >= LEAST_SEEDS for pair in pairs)
     compared = [
         (pair.difference, max(pair.p, _p_by_others(pair, arms) if 2 * many > level * 4**pair.seeds else 0.0))
         for pair in pairs

@@ -198,12 +198,12 @@ def _share(draws: Random, seen: int, others: int, existing: float, before: Seque
     the likelier is that there are some. ``before`` are distributions of the share where there are: Beta(1, b).
     """
     # The chance of what was seen, in one order: b B(1 + seen, b + others).
-    weights = [
-        existing
-        * weight
-        * math.exp(math.log(b) + math.lgamma(1 + seen) + math.lgamma(b + others) - math.lgamma(1 + b + seen + others))
-        for weight, b in before
+    chances = [
+        math.log(b) + math.lgamma(1 + seen) + math.lgamma(b + others) - math.lgamma(1 + b + seen + others)
+        for _, b in before
     ]
+    most = max(chances) if seen else 0.0  # of many calls every chance is too small for a number
+    weights = [existing * weight * math.exp(chance - most) for (weight, _), chance in zip(before, chances, strict=True)]
     weights.append(0.0 if seen else 1 - existing)
     chosen = int(draws.choice(len(weights), p=[weight / sum(weights) for weight in weights]))
     return float(draws.beta(1 + seen, before[chosen][1] + others)) if chosen < len(before) else 0.0
