@@ -7,6 +7,7 @@ from typing import Protocol
 
 from asyncopt.calls import Call
 from asyncopt.control import Control
+from asyncopt.limits.meter import LONGEST_WAIT, Meter
 
 TICK_SECONDS = 0.001
 
@@ -70,10 +71,39 @@ class Pump:
             meter, amount = short
             control.lanes.awaited = meter
             try:
-                await meter.take_chunk(amount)
+                await self._taken(meter, amount, call)
             finally:
                 control.lanes.awaited = None
         return True
+
+    async def _taken(self, meter: Meter, amount: float, call: Call) -> None:
+        """Take permits for a call, which may all be due in a minute only, until it or another one may have them.
+
+        Whoever has come before it meanwhile starts with what has been earned by then. Nothing is gained by giving the
+        turn up sooner, since others may have theirs behind it.
+        """
+        if amount - meter.credit <= LONGEST_WAIT * meter.rate:
+            await meter.take_chunk(amount)
+            return
+        taking = self._loop.create_task(meter.take_chunk(amount))
+        try:
+            while not taking.done() and self._is_of_use(meter, call):
+                self._poked, self._wake = False, self._loop.create_future()
+                await asyncio.wait([taking, self._wake], return_when=asyncio.FIRST_COMPLETED)
+            if taking.done():
+                taking.result()  # raises what it has raised
+        finally:
+            self._wake = None
+            if not taking.done():
+                taking.cancel()
+                await asyncio.gather(taking, return_exceptions=True)
+
+    def _is_of_use(self, meter: Meter, call: Call) -> bool:
+        head = self._dispatcher.head()
+        if head is None or head is call:
+            return head is call
+        needed = self._dispatcher.control.lanes.needed(meter, head.permits)
+        return not meter.would_cover(needed)
 
     async def _wait_for_change(self) -> None:
         if self._poked:

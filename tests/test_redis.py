@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from redis_servers import RedisServer, free_port, needs_redis, redis_server, saying, way_to
 
 from asyncopt.errors import ConfigError
+from asyncopt.limits.meter import LONGEST_TURN
 from asyncopt.redislink import PASSWORD, Address, without_password
 from asyncopt.shared import SharingFailed, lua
 from asyncopt.shared.board import Board
@@ -224,6 +225,41 @@ def test_a_clock_that_was_set_back_holds_nobody_up(server: RedisServer, monkeypa
         return wait
 
     assert run(main) == pytest.approx(FRESH_SECONDS + 0.1)
+
+
+def test_long_turns_of_many_are_no_clock_that_was_set_back(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_the_time(monkeypatch)
+    server.tell("SET", "now", "2000000000")
+
+    async def main() -> list[float]:
+        coordinators = [RedisCoordinator(server.url) for _ in range(16)]
+        for coordinator in coordinators * 2:
+            await coordinator.beat([])
+        waits = [await one.take("q", "tokens", LONGEST_TURN, 1.0, 2.0) for one in coordinators]
+        for coordinator in coordinators:
+            await coordinator.aclose()
+        return waits
+
+    assert run(main) == pytest.approx([FRESH_SECONDS + LONGEST_TURN * number for number in range(1, 17)], abs=1e-4)
+
+
+def test_looks_in_quick_succession_do_not_forget_how_many_there_were(server: RedisServer) -> None:
+    async def main() -> float:
+        coordinators = [RedisCoordinator(server.url) for _ in range(20)]
+        for coordinator in coordinators * 2:
+            await coordinator.beat([])
+        await a_take(coordinators[0])
+        server.tell("FLUSHALL")
+        for _ in range(2):  # a heartbeat, and one of who has questions to claim
+            await coordinators[0].beat([])
+        wait = await a_take(coordinators[0])
+        for coordinator in coordinators:
+            await coordinator.aclose()
+        return wait
+
+    assert run(main) >= 19 * 0.1
 
 
 def test_who_leaves_is_gone_at_once_and_its_claims_are_free(server: RedisServer) -> None:

@@ -186,7 +186,7 @@ def test_a_loss_gives_nothing_away_however_many_wait_for_their_turn(workers: int
             )
 
     run_virtual(main)
-    assert worst_excess(starts(api), rate) <= 3
+    assert worst_excess(starts(api), rate) <= 3.001  # rounded sums of many tenths
     assert max(starts(api)) <= 50 * 1.4
 
 

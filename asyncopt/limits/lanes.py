@@ -222,6 +222,10 @@ class Lanes:
                 return lane.meter, permits[index]
         return None
 
+    def needed(self, meter: Meter, permits: tuple[float, ...]) -> float:
+        """A call's part of what this meter grants."""
+        return sum(permits[index] for index, lane in self._metered if lane.meter is meter)
+
     def spend(self, permits: tuple[float, ...]) -> None:
         requests, tokens, sent, received = self._all
         requests.spent += permits[0]

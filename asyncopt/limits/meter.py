@@ -7,6 +7,7 @@ dispatcher is its only caller, takes some 20 ms worth of permits at a time, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from aiolimiter import AsyncLimiter
@@ -89,6 +90,10 @@ class Meter:
         await self._limiter.acquire(chunk)
         self.credit += chunk
 
+    def would_cover(self, amount: float) -> bool:
+        """Whether what has come of the chunk that is being taken is enough for this amount; a short wait goes on."""
+        return False
+
     def _chunk(self, amount: float) -> float:
         missing = max(amount - self.credit, 0.0)
         return min(max(missing, CHUNK_SECONDS * self.rate), self._bucket, LONGEST_WAIT * self.rate)
@@ -109,7 +114,11 @@ class Grants(Protocol):
         """Another number when what was granted before must not be used any more."""
         ...
 
-    async def take(self, dimension: Dimension, amount: float, rate: float, bucket: float) -> None: ...
+    def earned(self, dimension: Dimension) -> float: ...
+
+    async def take(
+        self, dimension: Dimension, amount: float, rate: float, bucket: float, keep: Callable[[float], None]
+    ) -> None: ...
 
     def give_back(self, dimension: Dimension, amount: float, rate: float) -> None: ...
 
@@ -155,12 +164,18 @@ class SharedMeter(Meter):
     async def take_chunk(self, amount: float) -> None:
         self._has_expired()
         chunk = self._chunk(amount)
-        await self._grants.take(self._dimension, chunk, self.rate, self._bucket)
+        await self._grants.take(self._dimension, chunk, self.rate, self._bucket, self._keep)
+        self._keep(chunk)
+
+    def _keep(self, permits: float) -> None:
         if not self._has_expired():
-            self.credit += chunk
+            self.credit += permits
+
+    def would_cover(self, amount: float) -> bool:
+        return self.credit + self._grants.earned(self._dimension) >= amount
 
     def forget_credit(self) -> None:
         """Give back what is left: with an empty queue it is of no use here."""
-        if self.credit > 0:
+        if self.credit > 0 and not self._has_expired():
             self._grants.give_back(self._dimension, self.credit, self.rate)
             self.credit = 0.0

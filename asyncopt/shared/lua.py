@@ -35,17 +35,18 @@ class Script:
         return sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-# Ten minutes ahead, beside one turn of everybody, is more than takers can have reserved: there the server's clock has
-# been set back, or another server with another clock has taken over, and waiting for that would be waiting for nothing.
+# Ten minutes ahead, beside the longest turn of everybody, is more than takers can have reserved: there the server's
+# clock has been set back, or another server with another clock has taken over, and nobody is to wait for that.
 TAKE = Script(
     _NOW
     + _KEEP
     + """
 local amount, rate, bucket, fresh = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local turns = tonumber(ARGV[5])
 local full = bucket / rate
 local paused = math.max(tonumber(redis.call('GET', KEYS[2]) or now), now)
 local tat = tonumber(redis.call('GET', KEYS[1]) or now + full + fresh)
-if tat > paused + full + fresh + 600 then
+if tat > paused + full + turns + 600 then
   tat = now + full + fresh
 end
 tat = math.max(tat, now)

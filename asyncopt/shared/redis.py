@@ -6,11 +6,13 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from math import inf
 from typing import Any, TypeAlias
 
+from asyncopt.limits.meter import LONGEST_TURN
 from asyncopt.redislink import Address, Link, LinkFailed, UnknownScript
 from asyncopt.shared import lua
-from asyncopt.shared.coordinator import ANSWER_SECONDS, DEAD_SECONDS, Beat, SharingFailed
+from asyncopt.shared.coordinator import ANSWER_SECONDS, BEAT_SECONDS, DEAD_SECONDS, Beat, SharingFailed
 from asyncopt.shared.gcra import fresh_seconds
 from asyncopt.values import Dimension
 
@@ -32,7 +34,10 @@ class RedisCoordinator:
         self._link = Link(Address.of(url))
         self._worker = secrets.token_hex(8)
         self._closed = False
-        self._workers = (1, 1)  # as the last two beats said: a server that has lost its data begins with the first
+        # As the last two beats said, since a server that has lost its data begins with the first. What is asked sooner
+        # than a beat after another one counts as the same one: at a loss several may ask within a moment.
+        self._workers = (1, 1)
+        self._beat_at = -inf
         self._taken: set[tuple[str, Dimension]] = set()  # from which buckets
         self._doubtful: set[bytes] = set()  # claimed, perhaps: the answer has not come
 
@@ -44,7 +49,8 @@ class RedisCoordinator:
         # Who has been there before, and finds nothing, knows that there are promises to the others.
         fresh = fresh_seconds(max(self._workers) if (quota, dimension) in self._taken else 1, amount, rate)
         self._taken.add((quota, dimension))
-        (wait,) = await self._run([(lua.TAKE, keys, [amount, rate, bucket, fresh])])
+        turns = max(fresh, LONGEST_TURN * max(self._workers))
+        (wait,) = await self._run([(lua.TAKE, keys, [amount, rate, bucket, fresh, turns])])
         return float(wait)
 
     async def give_back(self, quota: str, dimension: Dimension, amount: float, rate: float) -> None:
@@ -58,9 +64,17 @@ class RedisCoordinator:
         beating: _Run = (lua.BEAT, [_WORKERS, *map(_pause, quotas)], [self._worker, DEAD_SECONDS])
         (workers, *pauses), *_ = await self._run([beating, *self._runs(lua.RELEASE, doubtful)], anyway=True)
         self._doubtful.difference_update(doubtful)
-        self._workers = self._workers[1], int(workers)
+        self._remember(int(workers))
         seconds = zip(quotas, map(float, pauses), strict=True)
         return Beat(int(workers), {quota: pause for quota, pause in seconds if pause > 0})
+
+    def _remember(self, workers: int) -> None:
+        before, last = self._workers
+        now = asyncio.get_running_loop().time()
+        if now < self._beat_at + BEAT_SECONDS:
+            self._workers = before, max(last, workers)
+        else:
+            self._workers, self._beat_at = (last, workers), now
 
     async def claim(self, keys: Sequence[bytes]) -> list[bool]:
         if self._link.down is not None:

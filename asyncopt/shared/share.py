@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from math import inf
 
 from asyncopt.shared.coordinator import ANSWER_SECONDS, BEAT_SECONDS, Coordinator, SharingFailed
@@ -11,6 +13,19 @@ from asyncopt.shared.gcra import Buckets
 from asyncopt.values import Dimension
 
 LEASE_SECONDS = 2.0  # for which permits in hand are good, and no longer
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Permits that are all due at a time; they are earned one after another until then."""
+
+    due: float
+    amount: float
+    rate: float
+
+    def earned(self, now: float) -> float:
+        """How many would have been due by now, had no more been asked for."""
+        return min(max(self.amount - (self.due - now) * self.rate, 0.0), self.amount)
 
 
 class Share:
@@ -30,6 +45,7 @@ class Share:
         self._lease = 0
         self._good_until = inf
         self._sent: set[asyncio.Task[None]] = set()
+        self._turns: dict[Dimension, Turn] = {}  # that are waited for
 
     @property
     def lease(self) -> int:
@@ -46,8 +62,21 @@ class Share:
         _ = self.lease
         self._good_until = self._loop.time() + seconds + LEASE_SECONDS
 
-    async def take(self, dimension: Dimension, amount: float, rate: float, bucket: float) -> None:
-        """Return when so many permits may be used."""
+    def earned(self, dimension: Dimension) -> float:
+        """How many of the permits that are waited for would be due by now, had no more been asked for."""
+        turn = self._turns.get(dimension)
+        return 0.0 if turn is None else turn.earned(self._loop.time())
+
+    async def take(
+        self,
+        dimension: Dimension,
+        amount: float,
+        rate: float,
+        bucket: float,
+        keep: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """Return when so many permits may be used. Where the wait is cancelled, ``keep`` is told what it has earned."""
+        failures = 0
         while True:
             self._is_to_run(ANSWER_SECONDS)
             if self.degraded is None:
@@ -56,31 +85,75 @@ class Share:
                     await asyncio.sleep(BEAT_SECONDS)  # until all others, too, have found that it is back
                     continue
                 try:
-                    wait = await self._coordinator.take(self.quota, dimension, amount, rate, bucket)
+                    wait = await self._granted(dimension, amount, rate, bucket)
                 except SharingFailed as error:
+                    failures += 1
                     self._lost(str(error))
                 else:
-                    self._is_to_run(wait)
-                    await self._slept(wait, dimension, amount, rate)
+                    turn = Turn(self._loop.time() + wait, amount, rate)
+                    await self._waited(dimension, turn, keep, lambda: False)
                     break
-            await self._on_its_own(dimension, amount, rate / self.workers, bucket / self.workers)
-            if self.degraded is not None:
+            if await self._on_its_own(dimension, amount, rate, bucket, keep, anyway=failures > 1):
                 break  # else the others have all of the rate by now, and this process takes its turn
         self._is_to_run(0.0)
 
-    async def _on_its_own(self, dimension: Dimension, amount: float, rate: float, bucket: float) -> None:
-        self._alone = self._alone or Buckets()
-        wait = self._alone.take(self._loop.time(), self.quota, dimension, amount, rate, bucket)
-        self._is_to_run(wait)
-        await asyncio.sleep(wait)
-
-    async def _slept(self, wait: float, dimension: Dimension, amount: float, rate: float) -> None:
+    async def _granted(self, dimension: Dimension, amount: float, rate: float, bucket: float) -> float:
+        """What the coordinator says; what it grants to somebody who does not wait for it any more goes back."""
+        asking = self._loop.create_task(self._coordinator.take(self.quota, dimension, amount, rate, bucket))
         try:
-            if wait > 0:
-                await asyncio.sleep(wait)
+            return await asyncio.shield(asking)
         except asyncio.CancelledError:
-            self.give_back(dimension, amount, rate)
+            self._send(self._unwanted(asking, dimension, amount, rate))
             raise
+
+    async def _unwanted(self, asking: asyncio.Task[float], dimension: Dimension, amount: float, rate: float) -> None:
+        with suppress(SharingFailed):  # then there is nothing to give back, or nobody to give it to
+            await asking
+            await self._coordinator.give_back(self.quota, dimension, amount, rate)
+
+    async def _on_its_own(
+        self,
+        dimension: Dimension,
+        amount: float,
+        rate: float,
+        bucket: float,
+        keep: Callable[[float], None],
+        *,
+        anyway: bool,
+    ) -> bool:
+        """Wait for permits of its own part; False where the quota is back before, unless ``anyway``."""
+        self._alone = self._alone or Buckets()
+        now, rate, bucket = self._loop.time(), rate / self.workers, bucket / self.workers
+        wait = self._alone.take(now, self.quota, dimension, amount, rate, bucket)
+        turn = Turn(now + wait, amount, rate)
+        await self._waited(dimension, turn, keep, lambda: not anyway and self.degraded is None, self._alone)
+        return anyway or self.degraded is not None
+
+    async def _waited(
+        self,
+        dimension: Dimension,
+        turn: Turn,
+        keep: Callable[[float], None],
+        is_over: Callable[[], bool],
+        alone: Buckets | None = None,
+    ) -> None:
+        """Wait for a turn, or until it is over; where that is cancelled, what has not been earned is for others."""
+        self._turns[dimension] = turn
+        try:
+            while (left := turn.due - self._loop.time()) > 0 and not is_over():
+                self._is_to_run(left)
+                await asyncio.sleep(left if alone is None else min(left, BEAT_SECONDS))
+        except asyncio.CancelledError:
+            earned = turn.earned(self._loop.time())
+            keep(earned)
+            self._is_to_run(0.0)
+            if alone is not None:
+                alone.give_back(self.quota, dimension, turn.amount - earned, turn.rate)
+            else:
+                self.give_back(dimension, turn.amount - earned, turn.rate)
+            raise
+        finally:
+            self._turns.pop(dimension, None)
 
     def give_back(self, dimension: Dimension, amount: float, rate: float) -> None:
         """Permits that were not used are there for others; nobody waits for it."""
