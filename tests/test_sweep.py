@@ -788,3 +788,10 @@ def test_what_a_sweep_file_states_holds_where_the_command_line_says_nothing(tmp_
     assert study.config.shared == "unix:/tmp/q"
     (other,) = planned_sweep(str(path), {"mode": "parallel", "use_cache": True}).planned
     assert (other.config.mode, other.config.use_cache, other.config.batch) == ("parallel", True, "test")
+
+
+def test_intervals_of_few_seeds_end_where_shares_do() -> None:
+    rows = [Ended(planned(seed=n), result(held_out, 0.45)) for n, held_out in enumerate((0.4, 0.6))]
+    (line,) = [line for line in table_lines(rows) if line.startswith("antonym")]
+    assert "50.0 ± 14.1 (0.0 to 100.0)" in line
+    assert "5.0 ± 14.1 (-100.0 to 100.0)" in line

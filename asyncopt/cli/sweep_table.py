@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from asyncopt import codec
@@ -81,8 +82,14 @@ def _score_columns(groups: Sequence[Group]) -> list[_Column]:
 
 
 def _share_cell(name: str) -> Callable[[Group], str]:
+    least = -1.0 if name == "gain" else 0.0
+
     def cell(group: Group) -> str:
-        return _spread(group.figures.get(name), 100, 1, interval=name in _WITH_INTERVAL)
+        spread = group.figures.get(name)
+        if spread is not None and spread.low is not None and spread.high is not None:
+            # Student's interval of a few seeds knows nothing of the ends that a share has.
+            spread = replace(spread, low=max(spread.low, least), high=min(spread.high, 1.0))
+        return _spread(spread, 100, 1, interval=name in _WITH_INTERVAL)
 
     return cell
 
