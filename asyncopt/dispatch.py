@@ -138,8 +138,7 @@ class Dispatcher:
         call = self.head()
         if call is None:
             return None
-        # The probe behind a closed gate has waited long enough; what it takes is owed by those who follow. Where the
-        # quota is shared it takes its turn: every process has a probe.
+        # A closed gate's probe goes on credit of those who follow; under a shared quota each process has one: in turn.
         if (not gate.closed or self._lanes.shared) and self._lanes.short(call.permits) is not None:
             return None
         self._queue.pop()
